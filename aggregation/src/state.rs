@@ -1,0 +1,218 @@
+//! The state that a session's members agree on, parameters and outer momentum, and its one form as bytes.
+//! It does not hash: the BLAKE3 digest of these bytes, which members compare, is computed by the caller.
+//!
+//! ```text
+//! 0..4  magic "SYNS"     4..8  version, u32 = 1     8..16  dimension d, u64
+//! 16..  parameters, d × f32;  then momentum, d × f32        (all little-endian)
+//! ```
+
+use crate::numeric::first_non_finite;
+
+/// Parameters of the model and momentum of the outer step; equal lengths.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OuterState {
+    /// θ, in the order of the session's layout.
+    pub parameters: Vec<f32>,
+    /// m of the outer step, one value a parameter.
+    pub momentum: Vec<f32>,
+}
+
+/// Why bytes are not a state.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StateError {
+    /// Not even a header.
+    #[error("state: {len} bytes are fewer than the {HEADER_LEN} of a header; fetch it again")]
+    TooShort {
+        /// Length found.
+        len: usize,
+    },
+    /// Something else.
+    #[error("state: the bytes do not begin with \"SYNS\"; this is no session state")]
+    Magic,
+    /// Written by other software.
+    #[error("state: format version {found} is not {VERSION}; update this node")]
+    Version {
+        /// Version found.
+        found: u32,
+    },
+    /// A state of another model.
+    #[error("state: dimension {announced} where the session's model has {expected}; this is another session's state")]
+    Dimension {
+        /// Dimension found.
+        announced: u64,
+        /// The session's.
+        expected: usize,
+    },
+    /// Cut off, or followed by something.
+    #[error("state: {found} bytes do not fit dimension {announced}; fetch it again")]
+    Length {
+        /// Dimension found.
+        announced: u64,
+        /// Length found.
+        found: usize,
+    },
+    /// NaN or infinity among the parameters (or, from d on, the momentum).
+    #[error("state: value {index} is NaN or infinite; go back to an earlier checkpoint")]
+    NotFinite {
+        /// Its place, counted over parameters and then momentum.
+        index: usize,
+    },
+}
+
+const MAGIC: [u8; 4] = *b"SYNS";
+const VERSION: u32 = 1;
+const HEADER_LEN: usize = 16;
+
+impl OuterState {
+    /// A state before the first round: these parameters, and no momentum.
+    pub fn new(parameters: Vec<f32>) -> Self {
+        let momentum = vec![0.0; parameters.len()];
+        Self { parameters, momentum }
+    }
+
+    /// How many parameters there are.
+    pub fn dimension(&self) -> usize {
+        self.parameters.len()
+    }
+
+    /// The canonical bytes.
+    ///
+    /// # Panics
+    /// When the two lengths differ.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        assert_eq!(self.parameters.len(), self.momentum.len(), "one momentum a parameter");
+        let total = Self::encoded_len(self.dimension());
+        let mut bytes = Vec::with_capacity(total);
+        bytes.extend_from_slice(&MAGIC);
+        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        bytes.extend_from_slice(&(self.dimension() as u64).to_le_bytes());
+        for values in [&self.parameters, &self.momentum] {
+            bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        }
+        debug_assert_eq!(bytes.len(), total);
+        bytes
+    }
+
+    /// Reads canonical bytes; with `expected_dimension`, only those of a model of that size. Sizes are checked before
+    /// anything is allocated.
+    pub fn from_bytes(bytes: &[u8], expected_dimension: Option<usize>) -> Result<Self, StateError> {
+        let Some((header, body)) = bytes.split_first_chunk::<HEADER_LEN>() else {
+            return Err(StateError::TooShort { len: bytes.len() });
+        };
+        let [m0, m1, m2, m3, v0, v1, v2, v3, announced @ ..] = *header;
+        if [m0, m1, m2, m3] != MAGIC {
+            return Err(StateError::Magic);
+        }
+        let found = u32::from_le_bytes([v0, v1, v2, v3]);
+        if found != VERSION {
+            return Err(StateError::Version { found });
+        }
+        let announced = u64::from_le_bytes(announced);
+        if let Some(expected) = expected_dimension.filter(|&expected| expected as u64 != announced) {
+            return Err(StateError::Dimension { announced, expected });
+        }
+        if announced.checked_mul(8) != Some(body.len() as u64) {
+            return Err(StateError::Length {
+                announced,
+                found: bytes.len(),
+            });
+        }
+        let (words, _) = body.as_chunks::<4>();
+        let (parameters, momentum) = words.split_at(words.len() / 2);
+        let state = Self {
+            parameters: read(parameters),
+            momentum: read(momentum),
+        };
+        match state.first_non_finite() {
+            Some(index) => Err(StateError::NotFinite { index }),
+            None => Ok(state),
+        }
+    }
+
+    /// Length of the canonical bytes of a state of `dimension` parameters; saturates where it exceeds `usize`.
+    pub fn encoded_len(dimension: usize) -> usize {
+        dimension.saturating_mul(8).saturating_add(HEADER_LEN)
+    }
+
+    /// The place of the first NaN or infinity, counted over parameters and then momentum.
+    pub(crate) fn first_non_finite(&self) -> Option<usize> {
+        first_non_finite(&self.parameters)
+            .or_else(|| first_non_finite(&self.momentum).map(|index| self.parameters.len() + index))
+    }
+}
+
+fn read(words: &[[u8; 4]]) -> Vec<f32> {
+    words.iter().map(|word| f32::from_le_bytes(*word)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn golden() -> (OuterState, Vec<u8>) {
+        let state = OuterState {
+            parameters: vec![1.0, -0.0],
+            momentum: vec![-2.5, f32::from_bits(1)],
+        };
+        let mut bytes = b"SYNS\x01\0\0\0\x02\0\0\0\0\0\0\0".to_vec();
+        bytes.extend([0, 0, 0x80, 0x3f, 0, 0, 0, 0x80, 0, 0, 0x20, 0xc0, 1, 0, 0, 0]);
+        (state, bytes)
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let (state, bytes) = golden();
+        assert_eq!(state.to_bytes(), bytes);
+        assert_eq!(OuterState::encoded_len(2), bytes.len());
+        let read = OuterState::from_bytes(&bytes, Some(2)).unwrap();
+        assert_eq!(read.to_bytes(), bytes);
+        assert_eq!(OuterState::from_bytes(&bytes, None).unwrap(), state);
+        let empty = OuterState::new(Vec::new());
+        assert_eq!(OuterState::from_bytes(&empty.to_bytes(), Some(0)), Ok(empty));
+    }
+
+    #[test]
+    fn every_damage_has_its_error() {
+        let (_, bytes) = golden();
+        let check = |damage: &dyn Fn(&mut Vec<u8>), expected: StateError| {
+            let mut bytes = bytes.clone();
+            damage(&mut bytes);
+            assert_eq!(OuterState::from_bytes(&bytes, None), Err(expected));
+        };
+        check(&|b| b.truncate(15), StateError::TooShort { len: 15 });
+        check(&|b| b[0] = b'X', StateError::Magic);
+        check(&|b| b[4] = 2, StateError::Version { found: 2 });
+        check(
+            &|b| b.truncate(31),
+            StateError::Length {
+                announced: 2,
+                found: 31,
+            },
+        );
+        check(
+            &|b| b.push(0),
+            StateError::Length {
+                announced: 2,
+                found: 33,
+            },
+        );
+        check(
+            &|b| b[8..16].fill(0xff),
+            StateError::Length {
+                announced: u64::MAX,
+                found: 32,
+            },
+        );
+        check(
+            &|b| b[24..28].copy_from_slice(&f32::NAN.to_le_bytes()),
+            StateError::NotFinite { index: 2 },
+        );
+        assert_eq!(
+            OuterState::from_bytes(&bytes, Some(3)),
+            Err(StateError::Dimension {
+                announced: 2,
+                expected: 3
+            })
+        );
+    }
+}
