@@ -1,1 +1,26 @@
-//! stub
+//! Everything a peer computes: local training steps, held-out evaluation, and the worker that turns tasks into results.
+//! It knows no sockets, stores, clocks of the protocol or other peers; burn is used here and nowhere else.
+//!
+//! Everything speaks of parameters as one flat `f32` slice with a [`layout::Layout`]. Without the `engine` feature there is
+//! no burn and only [`synthetic`] trainers; the simulator is built so.
+//!
+//! Training may differ between machines (on one CPU it is bit-reproducible for any number of threads); what members must
+//! agree on, aggregation and the initial parameters, may not, and is computed without burn.
+
+pub mod config;
+pub mod data;
+pub mod device;
+pub mod factory;
+pub mod layout;
+pub mod optimizers;
+pub mod randomness;
+pub mod schedules;
+pub mod synthetic;
+pub mod trainer;
+pub mod worker;
+
+pub use config::TrainingConfig;
+pub use device::DeviceChoice;
+pub use factory::{BuildError, RequiredData, build_trainer, build_trainer_without_data, required_data};
+pub use trainer::{Continue, Evaluation, Progress, TrainError, Trained, Trainer};
+pub use worker::{Done, Worker};

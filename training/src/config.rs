@@ -1,0 +1,392 @@
+//! What a session says of its training: model, optimizer, schedule, local steps; part of the session's hashed config.
+//! Paths, devices and threads are a machine's own business and are not here.
+
+use serde::{Deserialize, Serialize};
+
+use crate::optimizers::AdamWConfig;
+use crate::schedules::ScheduleConfig;
+
+/// How a session trains. In TOML every field may be left out; then it has the value of [`TrainingConfig::default`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainingConfig {
+    /// What is trained.
+    pub model: ModelConfig,
+    /// The inner optimizer. Its state starts fresh each round: an update is then a function of the base state, the
+    /// data and the seed alone, and a restarted member repeats it bit for bit.
+    pub optimizer: OptimizerConfig,
+    /// The learning rate's factor over all local steps of the session.
+    pub schedule: ScheduleConfig,
+    /// The global gradient norm is cut to this. 1.0 is what nearly every published recipe uses.
+    pub gradient_clip: f32,
+    /// Optimizer steps between two exchanges. 30 keeps rounds of the default model near ten seconds on one core;
+    /// DiLoCo goes to 500 where the network is slow.
+    pub local_steps: u32,
+    /// Sequences in a batch. 8 × 128 tokens: small batches make most of few tokens.
+    pub batch_sequences: u32,
+    /// Seeds initial parameters and sampling. At most 2⁶³ − 1, because TOML has no larger numbers.
+    pub seed: u64,
+    /// The share of each institution's text that is never trained on. A tenth is enough for a steady loss from 1 MB on.
+    pub heldout_fraction: f32,
+    /// Held-out sequences that are measured at most, evenly spread. 64 × 128 tokens take about half a second.
+    pub evaluation_sequences: u32,
+}
+
+impl Default for TrainingConfig {
+    fn default() -> Self {
+        Self {
+            model: ModelConfig::Decoder(DecoderConfig::default()),
+            optimizer: OptimizerConfig::AdamW(AdamWConfig::default()),
+            schedule: ScheduleConfig::default(),
+            gradient_clip: 1.0,
+            local_steps: 30,
+            batch_sequences: 8,
+            seed: 1,
+            heldout_fraction: 0.1,
+            evaluation_sequences: 64,
+        }
+    }
+}
+
+/// What is trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelConfig {
+    /// A decoder-only transformer as in Llama.
+    Decoder(DecoderConfig),
+    /// No model: a noisy quadratic with a different optimum at each member, for simulation.
+    Synthetic(SyntheticConfig),
+}
+
+/// A Llama-style decoder: RMSNorm before each block, rotary positions, SwiGLU, embedding and head tied.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DecoderConfig {
+    /// Transformer blocks.
+    pub layers: u32,
+    /// Query heads; `width / heads` must be even for rotary positions.
+    pub heads: u32,
+    /// Key and value heads, each shared by `heads / kv_heads` query heads; left out: as many as `heads`.
+    pub kv_heads: Option<u32>,
+    /// Size of the residual stream.
+    pub width: u32,
+    /// Size of the gated hidden layer; left out: 8/3 of the width, rounded up to a multiple of 16 (as many parameters
+    /// as an un-gated layer of four widths).
+    pub hidden: Option<u32>,
+    /// Tokens that a prediction can look back on, and the length of training sequences.
+    pub context: u32,
+    /// What a token is.
+    pub vocabulary: Vocabulary,
+}
+
+impl Default for DecoderConfig {
+    /// 0.8 M parameters: what two cores train to readable text in minutes.
+    fn default() -> Self {
+        Self {
+            layers: 4,
+            heads: 4,
+            kv_heads: None,
+            width: 128,
+            hidden: None,
+            context: 128,
+            vocabulary: Vocabulary::Byte,
+        }
+    }
+}
+
+impl DecoderConfig {
+    /// Size of one head.
+    pub fn head_width(&self) -> usize {
+        (self.width / self.heads) as usize
+    }
+
+    /// Key and value heads.
+    pub fn key_value_heads(&self) -> usize {
+        self.kv_heads.unwrap_or(self.heads) as usize
+    }
+
+    /// Size of the gated hidden layer.
+    pub fn hidden_width(&self) -> usize {
+        self.hidden.unwrap_or((self.width * 8).div_ceil(48) * 16) as usize
+    }
+
+    /// Number of parameters.
+    pub fn parameter_count(&self) -> usize {
+        let (width, hidden) = (self.width as usize, self.hidden_width());
+        let key_value = self.key_value_heads() * self.head_width();
+        let block = 2 * width + 2 * width * width + 2 * width * key_value + 3 * width * hidden;
+        self.vocabulary.size() * width + self.layers as usize * block + width
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        within("model.decoder.layers", self.layers, 1, 128)?;
+        within("model.decoder.heads", self.heads, 1, 256)?;
+        within("model.decoder.width", self.width, 2, 16_384)?;
+        within("model.decoder.context", self.context, 2, 65_536)?;
+        if !self.width.is_multiple_of(self.heads) || !(self.width / self.heads).is_multiple_of(2) {
+            return Err(ConfigError::Heads {
+                width: self.width,
+                heads: self.heads,
+            });
+        }
+        if let Some(kv_heads) = self.kv_heads {
+            within("model.decoder.kv_heads", kv_heads, 1, self.heads)?;
+            if !self.heads.is_multiple_of(kv_heads) {
+                return Err(ConfigError::KeyValueHeads {
+                    heads: self.heads,
+                    kv_heads,
+                });
+            }
+        }
+        if let Some(hidden) = self.hidden {
+            within("model.decoder.hidden", hidden, 1, 65_536)?;
+        }
+        Ok(())
+    }
+}
+
+/// What a token is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Vocabulary {
+    /// A byte of UTF-8 text; byte 0 parts documents. Needs no tokenizer that members would have to agree on.
+    Byte,
+}
+
+impl Vocabulary {
+    /// Number of tokens.
+    pub fn size(self) -> usize {
+        match self {
+            Self::Byte => 256,
+        }
+    }
+}
+
+/// A quadratic per member around an optimum that differs by member. See [`crate::synthetic`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SyntheticConfig {
+    /// Parameters. 64 is enough to see every rule work, and costs microseconds.
+    pub dimension: u32,
+    /// Size of the noise on each gradient, relative to optima in [-1, 1].
+    pub noise: f32,
+    /// How far the members' optima lie from the common one (heterogeneity), in the same unit.
+    pub spread: f32,
+    /// Step length of its plain gradient descent; the session's optimizer is not used.
+    pub learning_rate: f32,
+}
+
+impl Default for SyntheticConfig {
+    fn default() -> Self {
+        Self {
+            dimension: 64,
+            noise: 0.1,
+            spread: 0.3,
+            learning_rate: 0.1,
+        }
+    }
+}
+
+impl SyntheticConfig {
+    fn check(&self) -> Result<(), ConfigError> {
+        within("model.synthetic.dimension", self.dimension, 1, 1 << 24)?;
+        finite_within("model.synthetic.noise", self.noise, 0.0, 1e6)?;
+        finite_within("model.synthetic.spread", self.spread, 0.0, 1e6)?;
+        finite_within("model.synthetic.learning_rate", self.learning_rate, 0.0, 1.0)
+    }
+}
+
+/// The inner optimizer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OptimizerConfig {
+    /// Adam with decoupled weight decay.
+    #[serde(rename = "adamw")]
+    AdamW(AdamWConfig),
+}
+
+/// A value of the session's training config that cannot be used.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ConfigError {
+    /// A number outside of its range.
+    #[error("training.{key} is {value} but must be between {least} and {most}")]
+    Range {
+        /// The key, below `training`.
+        key: &'static str,
+        /// What it is.
+        value: f64,
+        /// The least value allowed.
+        least: f64,
+        /// The greatest value allowed.
+        most: f64,
+    },
+    /// The width cannot be divided into heads.
+    #[error("training.model.decoder.width {width} must be an even multiple of training.model.decoder.heads {heads}")]
+    Heads {
+        /// The width.
+        width: u32,
+        /// The heads.
+        heads: u32,
+    },
+    /// The query heads cannot share the key and value heads evenly.
+    #[error("training.model.decoder.heads {heads} must be a multiple of training.model.decoder.kv_heads {kv_heads}")]
+    KeyValueHeads {
+        /// The query heads.
+        heads: u32,
+        /// The key and value heads.
+        kv_heads: u32,
+    },
+}
+
+/// Refuses an integer outside of `least..=most`.
+pub(crate) fn within(key: &'static str, value: u32, least: u32, most: u32) -> Result<(), ConfigError> {
+    match (least..=most).contains(&value) {
+        true => Ok(()),
+        false => Err(ConfigError::Range {
+            key,
+            value: value.into(),
+            least: least.into(),
+            most: most.into(),
+        }),
+    }
+}
+
+/// Refuses a number that is outside of `least..=most` or is none.
+pub(crate) fn finite_within(key: &'static str, value: f32, least: f32, most: f32) -> Result<(), ConfigError> {
+    match (least..=most).contains(&value) {
+        true => Ok(()),
+        false => Err(ConfigError::Range {
+            key,
+            value: value.into(),
+            least: least.into(),
+            most: most.into(),
+        }),
+    }
+}
+
+impl TrainingConfig {
+    /// Refuses values that cannot be trained with, naming the key, the value and the range.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        match &self.model {
+            ModelConfig::Decoder(decoder) => decoder.check()?,
+            ModelConfig::Synthetic(synthetic) => synthetic.check()?,
+        }
+        match &self.optimizer {
+            OptimizerConfig::AdamW(adamw) => adamw.check()?,
+        }
+        self.schedule.check()?;
+        finite_within("gradient_clip", self.gradient_clip, 1e-6, 1e6)?;
+        within("local_steps", self.local_steps, 1, 1_000_000)?;
+        within("batch_sequences", self.batch_sequences, 1, 65_536)?;
+        finite_within("heldout_fraction", self.heldout_fraction, 0.001, 0.9)?;
+        within("evaluation_sequences", self.evaluation_sequences, 1, 1_000_000)?;
+        match self.seed > i64::MAX as u64 {
+            true => Err(ConfigError::Range {
+                key: "seed",
+                value: self.seed as f64,
+                least: 0.0,
+                most: i64::MAX as f64,
+            }),
+            false => Ok(()),
+        }
+    }
+
+    /// Number of parameters of the model; a state blob holds twice as many numbers (parameters and outer momentum).
+    pub fn parameter_count(&self) -> usize {
+        match &self.model {
+            ModelConfig::Decoder(decoder) => decoder.parameter_count(),
+            ModelConfig::Synthetic(synthetic) => synthetic.dimension as usize,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decoder(change: impl FnOnce(&mut DecoderConfig)) -> TrainingConfig {
+        let mut model = DecoderConfig::default();
+        change(&mut model);
+        TrainingConfig {
+            model: ModelConfig::Decoder(model),
+            ..TrainingConfig::default()
+        }
+    }
+
+    #[test]
+    fn the_default_is_usable_and_survives_postcard_and_json() {
+        let config = TrainingConfig::default();
+        assert_eq!(config.check(), Ok(()));
+        let bytes = postcard::to_stdvec(&config).unwrap();
+        assert_eq!(postcard::from_bytes::<TrainingConfig>(&bytes).unwrap(), config);
+        let text = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<TrainingConfig>(&text).unwrap(), config);
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_at_every_level() {
+        for text in [
+            r#"{"local_step": 3}"#,
+            r#"{"model": {"decoder": {"depth": 3}}}"#,
+            r#"{"model": {"recurrent": {}}}"#,
+            r#"{"optimizer": {"adamw": {"lr": 3}}}"#,
+            r#"{"schedule": {"cosine": {"warm": 3}}}"#,
+        ] {
+            let error = serde_json::from_str::<TrainingConfig>(text).unwrap_err().to_string();
+            assert!(error.contains("unknown"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn unusable_values_are_named() {
+        let cases = [
+            (decoder(|model| model.layers = 0), "training.model.decoder.layers is 0"),
+            (
+                decoder(|model| model.heads = 3),
+                "width 128 must be an even multiple of training.model.decoder.heads 3",
+            ),
+            (
+                decoder(|model| model.kv_heads = Some(3)),
+                "heads 4 must be a multiple of training.model.decoder.kv_heads",
+            ),
+            (
+                TrainingConfig {
+                    gradient_clip: f32::NAN,
+                    ..TrainingConfig::default()
+                },
+                "gradient_clip is NaN",
+            ),
+            (
+                TrainingConfig {
+                    heldout_fraction: 1.0,
+                    ..TrainingConfig::default()
+                },
+                "heldout_fraction is 1",
+            ),
+            (
+                TrainingConfig {
+                    seed: u64::MAX,
+                    ..TrainingConfig::default()
+                },
+                "training.seed",
+            ),
+        ];
+        for (config, part) in cases {
+            let error = config.check().unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn parameters_are_counted_with_shared_key_value_heads_too() {
+        assert_eq!(
+            decoder(|_| ()).parameter_count(),
+            256 * 128 + 4 * (256 + 4 * 128 * 128 + 3 * 128 * 352) + 128
+        );
+        let shared = decoder(|model| model.kv_heads = Some(1));
+        assert_eq!(
+            decoder(|_| ()).parameter_count() - shared.parameter_count(),
+            4 * 2 * 128 * 96
+        );
+    }
+}

@@ -1,0 +1,138 @@
+//! From a session's config and a machine's data path and device to a trainer, or to a sentence that says what is missing.
+//! It reads the data but trains nothing.
+
+use std::path::Path;
+
+use crate::config::{ConfigError, ModelConfig, TrainingConfig};
+#[cfg(feature = "engine")]
+use crate::data::Dataset;
+use crate::data::{DataError, Windows};
+use crate::device::{DeviceChoice, DeviceError};
+use crate::synthetic::SyntheticTrainer;
+use crate::trainer::Trainer;
+use synod_protocol::identity::PeerId;
+
+/// Why there is no trainer.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The session's config cannot be used.
+    #[error("the session's configuration cannot be trained: {0}")]
+    Config(#[from] ConfigError),
+    /// The data cannot be used.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The device cannot be used.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The session trains on text and this member brought none.
+    #[error(
+        "this session trains a language model: give --data PATH (a text file, a folder of .txt or .md files, or a .jsonl \
+         file with a `text` field) with at least {bytes} bytes of text"
+    )]
+    DataNeeded {
+        /// The least number of bytes.
+        bytes: u64,
+    },
+    /// This build cannot train this model.
+    #[error("this build has no training engine: build with the `engine` feature of synod-training")]
+    NoEngine,
+}
+
+/// What a session asks of a member's data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequiredData {
+    /// Whether the member must bring text at all.
+    pub text: bool,
+    /// Bytes of text that are needed at least; 0 where no text is.
+    pub least_bytes: u64,
+    /// One sentence for a person.
+    pub sentence: String,
+}
+
+/// What a session asks of a member's data, for `join --dry-run`.
+pub fn required_data(config: &TrainingConfig) -> RequiredData {
+    match &config.model {
+        ModelConfig::Decoder(decoder) => {
+            let least_bytes = Windows::of(config, decoder).least_bytes();
+            let sentence = format!(
+                "text of at least {least_bytes} bytes: a text file, a folder of .txt or .md files, or a .jsonl file with a \
+                 `text` field; {:.0} % of it is kept out of training for evaluation",
+                100.0 * config.heldout_fraction
+            );
+            RequiredData {
+                text: true,
+                least_bytes,
+                sentence,
+            }
+        }
+        ModelConfig::Synthetic(_) => {
+            let sentence = "no data: the session trains a synthetic objective".to_owned();
+            RequiredData {
+                text: false,
+                least_bytes: 0,
+                sentence,
+            }
+        }
+    }
+}
+
+/// The trainer of one member of a session on this machine.
+///
+/// A member that only aggregates or initialises (a coordinator without data) uses [`build_trainer_without_data`].
+pub fn build_trainer(
+    config: &TrainingConfig,
+    member: PeerId,
+    data: Option<&Path>,
+    device: &DeviceChoice,
+) -> Result<Box<dyn Trainer>, BuildError> {
+    config.check()?;
+    match &config.model {
+        ModelConfig::Synthetic(synthetic) => Ok(Box::new(SyntheticTrainer::new(synthetic, config, member.0))),
+        ModelConfig::Decoder(decoder) => {
+            let windows = Windows::of(config, decoder);
+            let path = data.ok_or(BuildError::DataNeeded {
+                bytes: windows.least_bytes(),
+            })?;
+            decoder_trainer(config, decoder, member, Some((path, windows)), device)
+        }
+    }
+}
+
+/// A trainer that can make initial parameters and tell the layout, but has nothing to train or evaluate on.
+pub fn build_trainer_without_data(
+    config: &TrainingConfig,
+    member: PeerId,
+    device: &DeviceChoice,
+) -> Result<Box<dyn Trainer>, BuildError> {
+    config.check()?;
+    match &config.model {
+        ModelConfig::Synthetic(synthetic) => Ok(Box::new(SyntheticTrainer::new(synthetic, config, member.0))),
+        ModelConfig::Decoder(decoder) => decoder_trainer(config, decoder, member, None, device),
+    }
+}
+
+#[cfg(feature = "engine")]
+fn decoder_trainer(
+    config: &TrainingConfig,
+    decoder: &crate::config::DecoderConfig,
+    member: PeerId,
+    data: Option<(&Path, Windows)>,
+    device: &DeviceChoice,
+) -> Result<Box<dyn Trainer>, BuildError> {
+    let device = device.open()?;
+    let dataset = data.map(|(path, windows)| Dataset::open(path, windows)).transpose()?;
+    Ok(Box::new(crate::local_steps::LanguageTrainer::new(
+        config, decoder, member.0, dataset, device,
+    )))
+}
+
+#[cfg(not(feature = "engine"))]
+fn decoder_trainer(
+    _: &TrainingConfig,
+    _: &crate::config::DecoderConfig,
+    _: PeerId,
+    _: Option<(&Path, Windows)>,
+    _: &DeviceChoice,
+) -> Result<Box<dyn Trainer>, BuildError> {
+    Err(BuildError::NoEngine)
+}
