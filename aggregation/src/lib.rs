@@ -9,6 +9,7 @@
 pub mod aggregator;
 pub mod attacks;
 pub mod combine;
+pub mod conformance;
 pub mod encoding;
 pub mod numeric;
 pub mod outer_step;

@@ -50,9 +50,20 @@ impl Aggregator for CenteredClip {
     fn aggregate(&self, contributions: &[Contribution<'_>], out: &mut [f32]) -> Vec<Verdict> {
         assert_preconditions(contributions, out);
         Median.aggregate(contributions, out);
+        self.refine(contributions, out)
+    }
+}
+
+impl CenteredClip {
+    /// The clipping steps alone, from the centre that the caller brings and that the result replaces.
+    ///
+    /// # Panics
+    /// As [`Aggregator::aggregate`] does.
+    pub fn refine(&self, contributions: &[Contribution<'_>], centre: &mut [f32]) -> Vec<Verdict> {
+        assert_preconditions(contributions, centre);
         let mut factors = vec![1.0f64; contributions.len()];
         for _ in 0..self.iterations {
-            let distances: Vec<f64> = squared_distances(contributions, out)
+            let distances: Vec<f64> = squared_distances(contributions, centre)
                 .into_iter()
                 .map(f64::sqrt)
                 .collect();
@@ -63,7 +74,7 @@ impl Aggregator for CenteredClip {
             for (factor, &distance) in factors.iter_mut().zip(&distances) {
                 *factor = if distance <= radius { 1.0 } else { radius / distance };
             }
-            step_towards(contributions, &factors, out);
+            step_towards(contributions, &factors, centre);
         }
         verdicts_of_factors(&factors)
     }

@@ -1,0 +1,179 @@
+//! A round from payloads to the new state: who is left out, what is refused, and that threads change no bit.
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+use synod_aggregation::{
+    CombineError, Combiner, EncodingConfig, OuterConfig, OuterState, PayloadVerdict, Radius, RuleConfig, attacks,
+};
+
+const AVERAGING: OuterConfig = OuterConfig {
+    learning_rate: 1.0,
+    momentum: 0.0,
+    nesterov: false,
+};
+
+fn encode(combiner: &Combiner, values: &[f32]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    combiner.encoder().encode(values, &mut bytes);
+    bytes
+}
+
+fn random_update(seed: u64, dimension: usize) -> Vec<f32> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    (0..dimension)
+        .map(|_| (random.next_u32() >> 8) as f32 / 8_388_608.0 - 1.0)
+        .collect()
+}
+
+#[test]
+fn a_weighted_round_of_averaging() {
+    let combiner = Combiner::new(&RuleConfig::Mean, &EncodingConfig::F32, AVERAGING);
+    let base = OuterState::new(vec![10.0, 10.0]);
+    let (a, b) = (encode(&combiner, &[1.0, 0.0]), encode(&combiner, &[5.0, 4.0]));
+    let combined = combiner.settle(&base, &[(&a, 3.0), (&b, 1.0)]).unwrap();
+    assert_eq!(combined.state.parameters, [8.0, 9.0]);
+}
+
+#[test]
+fn what_does_not_decode_is_left_out_and_named() {
+    let combiner = Combiner::new(&RuleConfig::Median, &EncodingConfig::F32, AVERAGING);
+    let base = OuterState::new(vec![0.0; 3]);
+    let good = encode(&combiner, &[1.0, 2.0, 3.0]);
+    let cut = &good[..20];
+    let payloads: [(&[u8], f32); 5] = [(cut, 1.0), (&good, 1.0), (&good, f32::NAN), (&good, 0.0), (&good, 1.0)];
+    let combined = combiner.settle(&base, &payloads).unwrap();
+    assert_eq!(combined.state.parameters, [-1.0, -2.0, -3.0]);
+    assert!(matches!(combined.verdicts[0], PayloadVerdict::Undecodable(_)));
+    assert!(matches!(combined.verdicts[1], PayloadVerdict::Judged(verdict) if verdict.weight == 0.5));
+    assert_eq!(
+        combined.verdicts[2..4],
+        [PayloadVerdict::BadWeight, PayloadVerdict::BadWeight]
+    );
+    let without = combiner.settle(&base, &[(&good, 1.0), (&good, 1.0)]).unwrap();
+    assert_eq!(combined.state, without.state);
+}
+
+#[test]
+fn too_few_usable_payloads_settle_nothing() {
+    let combiner = Combiner::new(&RuleConfig::TrimmedMean { f: 1 }, &EncodingConfig::Bf16, AVERAGING);
+    let base = OuterState::new(vec![0.0; 2]);
+    let good = encode(&combiner, &[1.0, 2.0]);
+    let payloads: [(&[u8], f32); 3] = [(&good, 1.0), (b"nothing", 1.0), (&good, 1.0)];
+    assert_eq!(
+        combiner.settle(&base, &payloads),
+        Err(CombineError::TooFew { needed: 3, got: 2 })
+    );
+    assert_eq!(
+        combiner.settle(&base, &[]),
+        Err(CombineError::TooFew { needed: 3, got: 0 })
+    );
+}
+
+#[test]
+fn a_step_that_overflows_is_refused() {
+    let combiner = Combiner::new(&RuleConfig::Mean, &EncodingConfig::F32, AVERAGING);
+    let base = OuterState::new(vec![0.0, f32::MAX]);
+    let payload = encode(&combiner, &[0.0, f32::MIN]);
+    assert_eq!(
+        combiner.settle(&base, &[(&payload, 1.0)]),
+        Err(CombineError::NotFinite { index: 1 })
+    );
+}
+
+#[test]
+fn thread_counts_change_no_byte_of_the_state() {
+    let dimension = 70_001;
+    for rule in [
+        RuleConfig::Mean,
+        RuleConfig::TrimmedMean { f: 2 },
+        RuleConfig::Median,
+        RuleConfig::CenteredClip {
+            iterations: 3,
+            radius: Radius::MedianDistance,
+        },
+    ] {
+        for encoding in [
+            EncodingConfig::F32,
+            EncodingConfig::Bf16,
+            EncodingConfig::Int8 { block: 256 },
+        ] {
+            let combiner = Combiner::new(&rule, &encoding, OuterConfig::default());
+            let base = OuterState {
+                parameters: random_update(90, dimension),
+                momentum: random_update(91, dimension),
+            };
+            let payloads: Vec<Vec<u8>> = (0..7)
+                .map(|seed| encode(&combiner, &random_update(seed, dimension)))
+                .collect();
+            let payloads: Vec<(&[u8], f32)> = payloads
+                .iter()
+                .zip(1u8..)
+                .map(|(p, w)| (p.as_slice(), f32::from(w)))
+                .collect();
+            let settle = |threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                pool.install(|| combiner.settle(&base, &payloads)).unwrap()
+            };
+            let one = settle(1);
+            for threads in [2, 3, 16] {
+                let many = settle(threads);
+                assert!(
+                    many.state.to_bytes() == one.state.to_bytes(),
+                    "{rule:?}, {encoding:?}, {threads} threads"
+                );
+                assert_eq!(many.verdicts, one.verdicts);
+            }
+        }
+    }
+}
+
+/// The reason for robust rules, in one coordinate-free picture: attackers turn the mean around, and no robust rule.
+#[test]
+fn attackers_turn_the_mean_and_no_robust_rule() {
+    let dimension = 400;
+    let truth = random_update(1, dimension);
+    let mut updates: Vec<Vec<f32>> = (0..10u64)
+        .map(|member| {
+            let noise = random_update(100 + member, dimension);
+            truth
+                .iter()
+                .zip(noise)
+                .map(|(truth, noise)| truth + 0.3 * noise)
+                .collect()
+        })
+        .collect();
+    attacks::scaled(&mut updates[0], -20.0);
+    attacks::sign_flip(&mut updates[1]);
+    let noise = random_update(7, dimension);
+    attacks::gaussian(&mut updates[2], &noise, 50.0);
+
+    let progress = |rule: RuleConfig| {
+        let combiner = Combiner::new(&rule, &EncodingConfig::F32, AVERAGING);
+        let payloads: Vec<Vec<u8>> = updates.iter().map(|update| encode(&combiner, update)).collect();
+        let payloads: Vec<(&[u8], f32)> = payloads.iter().map(|payload| (payload.as_slice(), 1.0)).collect();
+        let state = combiner
+            .settle(&OuterState::new(vec![0.0; dimension]), &payloads)
+            .unwrap()
+            .state;
+        let dot: f32 = state
+            .parameters
+            .iter()
+            .zip(&truth)
+            .map(|(step, truth)| -step * truth)
+            .sum();
+        let norm = |values: &[f32]| values.iter().map(|value| value * value).sum::<f32>().sqrt();
+        dot / norm(&state.parameters) / norm(&truth)
+    };
+    assert!(progress(RuleConfig::Mean) < 0.1, "the mean is led astray");
+    for rule in [
+        RuleConfig::TrimmedMean { f: 3 },
+        RuleConfig::Median,
+        RuleConfig::CenteredClip {
+            iterations: 3,
+            radius: Radius::MedianDistance,
+        },
+    ] {
+        let cosine = progress(rule.clone());
+        assert!(cosine > 0.9, "{rule:?} goes along the truth by {cosine} only");
+    }
+}
