@@ -1,1 +1,16 @@
-//! stub
+//! What a peer must remember: its sessions and journal, its blobs, its checkpoints and its key.
+//! It decides nothing: what is worth keeping is the machine's and the operator's business.
+
+pub mod blobs;
+pub mod checkpoint;
+mod codec;
+pub mod conformance;
+pub mod error;
+mod files;
+pub mod keys;
+pub mod lock;
+pub mod members;
+pub mod memory_blobs;
+pub mod memory_store;
+pub mod retention;
+pub mod store;
