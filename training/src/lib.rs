@@ -7,11 +7,18 @@
 //! Training may differ between machines (on one CPU it is bit-reproducible for any number of threads); what members must
 //! agree on, aggregation and the initial parameters, may not, and is computed without burn.
 
+#[cfg(feature = "engine")]
+mod allocator;
 pub mod config;
 pub mod data;
 pub mod device;
+#[cfg(feature = "engine")]
+pub mod evaluate;
 pub mod factory;
 pub mod layout;
+#[cfg(feature = "engine")]
+pub mod local_steps;
+pub mod models;
 pub mod optimizers;
 pub mod randomness;
 pub mod schedules;
@@ -19,6 +26,8 @@ pub mod synthetic;
 pub mod trainer;
 pub mod worker;
 
+#[cfg(feature = "engine")]
+pub use allocator::tune_allocator;
 pub use config::TrainingConfig;
 pub use device::DeviceChoice;
 pub use factory::{BuildError, RequiredData, build_trainer, build_trainer_without_data, required_data};

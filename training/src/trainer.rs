@@ -105,6 +105,9 @@ pub enum TrainError {
         /// Parameters that were given.
         got: usize,
     },
+    /// A trainer that was built without data.
+    #[error("this member has no data to train on: join with --data PATH")]
+    NoData,
     /// The engine (burn, the device) failed.
     #[error("the training engine failed: {0}")]
     Engine(String),
