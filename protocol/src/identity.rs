@@ -161,7 +161,9 @@ pub struct Identity {
 impl Identity {
     /// The identity of 32 secret bytes, which the caller drew from the OS or read from its key file.
     pub fn from_secret(secret: [u8; 32]) -> Self {
-        Self { key: SigningKey::from_bytes(&secret) }
+        Self {
+            key: SigningKey::from_bytes(&secret),
+        }
     }
 
     /// The 32 secret bytes, for the key file and for the transport's key alone.

@@ -69,6 +69,15 @@ pub struct TrainReport {
     pub wall_ms: u64,
 }
 
+impl TrainReport {
+    /// Equality of bits: a loss that is not a number equals itself.
+    pub fn same_bits(&self, other: &Self) -> bool {
+        let bits = |report: &Self| (report.train_loss.to_bits(), report.heldout_loss.to_bits());
+        let rest = |report: &Self| (report.tokens, report.steps, report.wall_ms);
+        bits(self) == bits(other) && rest(self) == rest(other)
+    }
+}
+
 /// How the rule judged one update.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct MemberVerdict {

@@ -1,0 +1,299 @@
+//! The door: admitting joiners on invites, letting the admitted into the roster, catching up, and leaving.
+//! An issuer counts the uses of its own invites; who is let in by whom is proved by signed admissions, so any
+//! coordinator can open.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::contract::Time;
+use crate::event::Event;
+use crate::identity::PeerId;
+use crate::invite::{Admission, BlockId, InviteError, InviteProof};
+use crate::journal::JournalEntry;
+use crate::limits;
+use crate::machine::Machine;
+use crate::message::{Body, JoinRefusal, Message, Settlement, Welcome};
+use crate::reject::{Evidence, Reject};
+use crate::session::{Role, Roles, Roster};
+use crate::signed::{Signed, Verified};
+use crate::task::Round;
+
+/// Who asked to come in, who may, and who wants to go.
+#[derive(Debug, Default)]
+pub(crate) struct Doorkeeper {
+    uses: BTreeMap<BlockId, u32>,
+    revoked: BTreeSet<BlockId>,
+    admitted: BTreeMap<PeerId, (Signed<Admission>, Vec<BlockId>)>,
+    present: BTreeMap<PeerId, (Signed<Admission>, Time)>,
+    leaves: BTreeMap<PeerId, Signed<Message>>,
+}
+
+impl Doorkeeper {
+    pub(crate) fn uses(&self) -> &BTreeMap<BlockId, u32> {
+        &self.uses
+    }
+
+    pub(crate) fn revoked(&self) -> &BTreeSet<BlockId> {
+        &self.revoked
+    }
+
+    pub(crate) fn revoke(&mut self, block: BlockId) {
+        self.revoked.insert(block);
+    }
+
+    pub(crate) fn admitted(&mut self, admission: Signed<Admission>, blocks: &[BlockId]) {
+        for block in blocks {
+            *self.uses.entry(*block).or_default() += 1;
+        }
+        if let Ok(verified) = admission.verify() {
+            self.admitted
+                .insert(verified.value().peer, (admission, blocks.to_vec()));
+        }
+    }
+
+    pub(crate) fn is_admitted(&self, peer: &PeerId) -> bool {
+        self.admitted.contains_key(peer) || self.present.contains_key(peer)
+    }
+
+    pub(crate) fn admitted_peers(&self) -> impl Iterator<Item = PeerId> + '_ {
+        self.admitted.keys().chain(self.present.keys()).copied()
+    }
+
+    /// The admissions of those who said lately that they are here, in order of ids.
+    pub(crate) fn present(&self, now: Time, lost_after_ms: u64) -> Vec<Signed<Admission>> {
+        let lately = |at: &Time| now.since(*at) <= 2 * lost_after_ms;
+        self.present
+            .values()
+            .filter(|(_, at)| lately(at))
+            .map(|(admission, _)| admission.clone())
+            .collect()
+    }
+
+    /// Those who are here and not in the roster.
+    pub(crate) fn waiting(&self, roster: &Roster) -> Vec<PeerId> {
+        self.present
+            .keys()
+            .filter(|peer| roster.get(peer).is_none())
+            .copied()
+            .collect()
+    }
+
+    pub(crate) fn leaves(&self) -> impl Iterator<Item = &Signed<Message>> {
+        self.leaves.values()
+    }
+
+    /// What a settlement answers is no longer waited for.
+    pub(crate) fn settle(&mut self, body: &Body) {
+        self.present.retain(|peer, _| body.roster.get(peer).is_none());
+        self.leaves.retain(|peer, _| body.roster.get(peer).is_some());
+    }
+
+    pub(crate) fn snapshot(&self) -> Vec<JournalEntry> {
+        let admitted = self.admitted.values();
+        let mut entries: Vec<_> = admitted
+            .map(|(admission, blocks)| JournalEntry::Admitted {
+                admission: admission.clone(),
+                blocks: blocks.clone(),
+            })
+            .collect();
+        entries.extend(self.revoked.iter().copied().map(JournalEntry::Revoked));
+        entries
+    }
+}
+
+impl Machine {
+    // ---- as an issuer -----------------------------------------------------------------------------------------------
+
+    pub(crate) fn on_join(&mut self, from: PeerId, proof: &InviteProof) {
+        match self.judge_join(&from, proof) {
+            Ok(admission) => {
+                let welcome = Welcome {
+                    admission,
+                    config: self.info.config.to_vec(),
+                };
+                self.announce_members();
+                self.send(from, &Message::Admitted(Box::new(welcome)));
+            }
+            Err(refusal) => {
+                self.event(Event::JoinRefused {
+                    peer: from,
+                    reason: refusal.to_string(),
+                });
+                self.send(from, &Message::Refused(refusal));
+            }
+        }
+    }
+
+    fn judge_join(&mut self, from: &PeerId, proof: &InviteProof) -> Result<Signed<Admission>, JoinRefusal> {
+        proof
+            .check(from)
+            .map_err(|error: InviteError| JoinRefusal::Forged(error.to_string()))?;
+        let grant = proof.grant();
+        let may_invite = self.me == self.info.creator || self.roster().has(&self.me, Role::Coordinator);
+        if grant.issuer != self.me || grant.session != self.info.session || !may_invite {
+            return Err(JoinRefusal::NotTheIssuer);
+        }
+        if self.expelled.contains(from) || self.reputation.is_banned(from) {
+            return Err(JoinRefusal::Banned("see the session's log".into()));
+        }
+        if self.is_finished() {
+            return Err(JoinRefusal::Finished);
+        }
+        let blocks = proof.blocks();
+        if blocks.iter().any(|(block, _)| self.door.revoked.contains(block)) {
+            return Err(JoinRefusal::Revoked);
+        }
+        // A joiner whose answer was lost asks again: it has its place, and it costs nothing.
+        let ids: Vec<BlockId> = blocks.iter().map(|(block, _)| *block).collect();
+        if let Some((admission, used)) = self.door.admitted.get(from)
+            && *used == ids
+        {
+            return Ok(admission.clone());
+        }
+        if self.now.0 / 1000 >= proof.permission().expires_unix_s {
+            return Err(JoinRefusal::Expired);
+        }
+        if blocks
+            .iter()
+            .any(|(block, uses)| self.door.uses.get(block).copied().unwrap_or(0) >= *uses)
+        {
+            return Err(JoinRefusal::UsedUp);
+        }
+        let waiting = self
+            .door
+            .admitted
+            .keys()
+            .filter(|peer| self.roster().get(peer).is_none())
+            .count();
+        let founding = usize::from(self.chain.is_empty());
+        let limit = self.info.terms.max_members;
+        if self.roster().len() + waiting + founding >= limit as usize
+            || waiting >= limits::PENDING_ADMISSIONS.max(limit as usize)
+        {
+            return Err(JoinRefusal::Full(limit));
+        }
+        let roles = proof.permission().roles;
+        Ok(self.admit(*from, roles, ids))
+    }
+
+    fn admit(&mut self, peer: PeerId, roles: Roles, blocks: Vec<BlockId>) -> Signed<Admission> {
+        let admission = Signed::new(&self.identity, self.info.session, &Admission { peer, roles });
+        self.persist(JournalEntry::Admitted {
+            admission: admission.clone(),
+            blocks: blocks.clone(),
+        });
+        self.door.admitted(admission.clone(), &blocks);
+        self.event(Event::Admitted { peer });
+        admission
+    }
+
+    // ---- as a coordinator -------------------------------------------------------------------------------------------
+
+    pub(crate) fn on_present(&mut self, from: PeerId, admission: &Signed<Admission>) {
+        let Some(entry) = self.may_enter(admission) else {
+            // A member that is listed already says it once more when its settlement was lost; others are not entitled.
+            if self.roster().get(&from).is_none() {
+                self.charge(Evidence::plain(from, Reject::NotEntitled, self.round(), "present"));
+            }
+            return;
+        };
+        if entry.peer != from
+            || self.door.present.len() >= limits::PENDING_ADMISSIONS.max(self.info.terms.max_members as usize)
+        {
+            return;
+        }
+        let new = self.door.present.insert(from, (admission.clone(), self.now)).is_none();
+        if new {
+            self.announce_members();
+        }
+    }
+
+    pub(crate) fn on_leave(&mut self, message: &Verified<Message>, _round: Round) {
+        let from = message.signer();
+        if self.chain.is_empty() {
+            self.door.present.remove(&from);
+        } else if self.roster().get(&from).is_some() {
+            self.door.leaves.entry(from).or_insert_with(|| message.signed().clone());
+        } else if let Some(last) = self.chain.last().cloned() {
+            // It left with a settlement that it has not seen.
+            self.send(from, &Message::Settled(last));
+        }
+    }
+
+    // ---- as a joiner, a lagging member, or a leaver -----------------------------------------------------------------
+
+    /// Says that it is here and was admitted, to those who can open.
+    pub(crate) fn knock(&mut self) {
+        let creator = self.info.creator;
+        if self.me == creator {
+            if !self.chain.is_empty() {
+                let admission = Admission {
+                    peer: creator,
+                    roles: Roles::of(&[Role::Trainer, Role::Coordinator]),
+                };
+                let admission = Signed::new(&self.identity, self.info.session, &admission);
+                let present = self.sign(&Message::Present(Box::new(admission)));
+                self.broadcast(present);
+            }
+            return;
+        }
+        let Some(admission) = self.own_admission.clone() else {
+            return;
+        };
+        let issuer = admission.signer();
+        let present = self.sign(&Message::Present(Box::new(admission)));
+        if !self.chain.is_empty() {
+            return self.broadcast(present);
+        }
+        self.send_signed(creator, present.clone());
+        self.send(creator, &Message::CatchUp { from: 0 });
+        if issuer != creator {
+            self.send_signed(issuer, present);
+            self.send(issuer, &Message::CatchUp { from: 0 });
+        }
+    }
+
+    /// Answers with settlements, as many as fit.
+    pub(crate) fn on_catch_up(&mut self, from: PeerId, first: Round) {
+        if !self.is_known(&from) {
+            return;
+        }
+        let missing = self.chain.iter().skip(usize::try_from(first).unwrap_or(usize::MAX));
+        let mut room = limits::MESSAGE_BYTES / 2;
+        let fits = |settlement: &&Arc<Settlement>| {
+            let fits = room > 0;
+            room = room.saturating_sub(settlement.estimated_bytes());
+            fits
+        };
+        let list: Vec<_> = missing
+            .take_while(fits)
+            .take(limits::CATCH_UP_SETTLEMENTS)
+            .cloned()
+            .collect();
+        if !list.is_empty() {
+            self.send(from, &Message::Settlements(list));
+        }
+    }
+
+    pub(crate) fn on_leave_command(&mut self) {
+        if self.leaving {
+            return;
+        }
+        self.leaving = true;
+        self.persist(JournalEntry::Left);
+        let leave = Message::Leave { round: self.round() };
+        let coordinator = self.coordinator();
+        self.send(coordinator, &leave);
+        if self.roster().len() == 1 {
+            // Nobody else is there to settle the leave with.
+            self.drop_jobs(|_| true);
+        }
+    }
+}
+
+impl Settlement {
+    /// Its length on the wire, about.
+    fn estimated_bytes(&self) -> usize {
+        256 + 160 * self.body.used.len() + 96 * self.votes.len() + 40 * self.body.roster.len()
+    }
+}

@@ -1,0 +1,79 @@
+//! What must survive a crash: each entry is durable before the machine acts on it.
+//! It is a list of facts, replayed by `Machine::restore`; it knows no file format.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::identity::PeerId;
+use crate::invite::{Admission, BlockId};
+use crate::message::{Message, Settlement, Term};
+use crate::signed::Signed;
+use crate::task::Round;
+
+/// One fact.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum JournalEntry {
+    /// A round was settled and adopted. Ends the meaning of every entry of that round below.
+    Settled(Arc<Settlement>),
+    /// This member's own update: no other one may be signed for the round.
+    Claimed {
+        /// The round.
+        round: Round,
+        /// The claim as it is sent.
+        claim: Signed<Message>,
+    },
+    /// This member votes in no earlier term of the round.
+    Promised {
+        /// The round.
+        round: Round,
+        /// The lowest term it still votes in.
+        term: Term,
+    },
+    /// This member voted for a proposal.
+    Voted {
+        /// The round.
+        round: Round,
+        /// The term.
+        term: Term,
+        /// The proposal, to be shown to a next coordinator.
+        proposal: Signed<Message>,
+    },
+    /// This member proposed a settlement in a term that it leads: no other one may be signed for the term.
+    Proposed {
+        /// The round.
+        round: Round,
+        /// The term.
+        term: Term,
+        /// The proposal as it is sent.
+        proposal: Signed<Message>,
+    },
+    /// This node's own admission to the session.
+    OwnAdmission(Signed<Admission>),
+    /// As an issuer: a peer was admitted on these blocks of an invite, one use of each.
+    Admitted {
+        /// The admission given.
+        admission: Signed<Admission>,
+        /// The invite's blocks whose uses it counts against.
+        blocks: Vec<BlockId>,
+    },
+    /// As an issuer: a block of an invite is void.
+    Revoked(BlockId),
+    /// A member was found to misbehave provably, or below the ban threshold.
+    Banned(PeerId),
+    /// This node's operator took it out of the session.
+    Left,
+}
+
+impl JournalEntry {
+    /// The round after whose settlement the entry means nothing any more; None: it is kept for the session's life.
+    pub fn expires_with(&self) -> Option<Round> {
+        match self {
+            JournalEntry::Claimed { round, .. }
+            | JournalEntry::Promised { round, .. }
+            | JournalEntry::Voted { round, .. }
+            | JournalEntry::Proposed { round, .. } => Some(*round),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,759 @@
+//! The machine: everything that one member of one session decides, as a pure function of what it is told.
+//! It owns no clock, socket, disk, tensor or thread; `contract` states what it and its driver may rely on, and each phase
+//! of a round has a file of its own under `round/`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::contract::{Command, FetchFailure, Input, Output, Time};
+use crate::event::Event;
+use crate::identity::{BlobId, Identity, PeerId, SessionId};
+use crate::invite::{Admission, BlockId};
+use crate::joining::Doorkeeper;
+use crate::journal::JournalEntry;
+use crate::limits;
+use crate::message::{Heartbeat, Message, Phase, Settlement};
+use crate::reject::{Evidence, Reject};
+use crate::reputation::Reputation;
+use crate::round::Round as RoundWork;
+use crate::session::{Lifecycle, Role, Roster, Terms};
+use crate::signed::{Signed, Verified};
+use crate::task::{JobId, Round, Task, TaskFailure, TaskResult};
+use crate::topology::federated::Succession;
+
+/// What a machine has to know of its session.
+#[derive(Debug, Clone)]
+pub struct SessionInfo {
+    /// The session.
+    pub session: SessionId,
+    /// Its name.
+    pub name: String,
+    /// Who created it, and leads round 0.
+    pub creator: PeerId,
+    /// The protocol's terms.
+    pub terms: Terms,
+    /// The whole configuration in canonical bytes, for those who join. The machine does not read it.
+    pub config: Arc<[u8]>,
+}
+
+/// What an outstanding job was for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Job {
+    /// Make the initial state.
+    Initialise,
+    /// Bring the base of the current round into the store.
+    State,
+    /// Local steps.
+    Train,
+    /// As the coordinator: bring a member's payload in.
+    Payload(PeerId),
+    /// As the coordinator: combine.
+    Aggregate,
+    /// As a voter: bring a payload of the proposal in.
+    CheckPayload(BlobId),
+    /// As a voter: combine again.
+    Check,
+    /// Measure the settled state.
+    Evaluate,
+}
+
+/// When and how a member was last heard.
+#[derive(Debug, Clone)]
+pub(crate) struct Heard {
+    pub at: Time,
+    pub beat: Option<Heartbeat>,
+}
+
+/// The agreed state that the current round starts from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Base {
+    pub state: BlobId,
+    pub bytes: u64,
+    /// Whether the blob is in this node's store.
+    pub held: bool,
+}
+
+/// One member of one session.
+pub struct Machine {
+    pub(crate) identity: Identity,
+    pub(crate) me: PeerId,
+    pub(crate) info: SessionInfo,
+    /// Settled rounds, from round 0 on.
+    pub(crate) chain: Vec<Arc<Settlement>>,
+    pub(crate) expelled: BTreeSet<PeerId>,
+    pub(crate) base: Option<Base>,
+    pub(crate) work: RoundWork,
+    pub(crate) succession: Succession,
+    pub(crate) door: Doorkeeper,
+    pub(crate) heard: BTreeMap<PeerId, Heard>,
+    pub(crate) reputation: Reputation,
+    pub(crate) own_admission: Option<Signed<Admission>>,
+    pub(crate) leaving: bool,
+    jobs: BTreeMap<JobId, Job>,
+    next_job: JobId,
+    boot: u64,
+    beats: u64,
+    next_beat: Time,
+    lifecycle: Lifecycle,
+    started: bool,
+    evaluated: bool,
+    pub(crate) retry_state_at: Time,
+    pub(crate) now: Time,
+    pub(crate) out: Vec<Output>,
+}
+
+impl Machine {
+    /// A machine as it was when the last entry of `journal` became durable; an empty journal makes a new one.
+    /// The creator founds the session; everyone else needs its admission in the journal.
+    pub fn new(identity: Identity, info: SessionInfo, journal: Vec<JournalEntry>, now: Time) -> Self {
+        let me = identity.peer_id();
+        let mut machine = Self {
+            identity,
+            me,
+            info,
+            chain: Vec::new(),
+            expelled: BTreeSet::new(),
+            base: None,
+            work: RoundWork::default(),
+            succession: Succession::new(now),
+            door: Doorkeeper::default(),
+            heard: BTreeMap::new(),
+            reputation: Reputation::default(),
+            own_admission: None,
+            leaving: false,
+            jobs: BTreeMap::new(),
+            next_job: 1,
+            boot: now.0,
+            beats: 0,
+            next_beat: now,
+            lifecycle: Lifecycle::Gathering,
+            started: false,
+            evaluated: false,
+            retry_state_at: now,
+            now,
+            out: Vec::new(),
+        };
+        machine.restore(journal);
+        machine
+    }
+
+    /// Takes one input and says what has to be done. See [`crate::contract`].
+    pub fn handle(&mut self, now: Time, input: Input) -> Vec<Output> {
+        self.now = self.now.max(now);
+        if !self.started {
+            self.start();
+        }
+        match input {
+            Input::Tick => {}
+            Input::Message(message) => self.on_message(message),
+            Input::Refused { from, reject } => self.charge(Evidence::plain(from, reject, self.round(), "bytes")),
+            Input::Computed { job, result } => self.on_computed(job, result),
+            Input::Fetched { job, result } => self.on_fetched(job, result),
+            Input::Command(Command::Leave) => self.on_leave_command(),
+            Input::Command(Command::Revoke(block)) => {
+                self.persist(JournalEntry::Revoked(block));
+                self.door.revoke(block);
+            }
+        }
+        self.on_time();
+        std::mem::take(&mut self.out)
+    }
+
+    /// When `handle` wants to be called at the latest, whatever else happens.
+    pub fn next_deadline(&self) -> Option<Time> {
+        if self.is_out() {
+            return None;
+        }
+        let mut next = self.next_beat;
+        for other in [self.suspect_at(), self.collecting_deadline()].into_iter().flatten() {
+            next = next.min(other);
+        }
+        Some(next)
+    }
+
+    /// The settled rounds from round 0 on.
+    pub fn settlements(&self) -> &[Arc<Settlement>] {
+        &self.chain
+    }
+
+    /// This node's id.
+    pub fn me(&self) -> PeerId {
+        self.me
+    }
+
+    /// What the machine knows of its session.
+    pub fn info(&self) -> &SessionInfo {
+        &self.info
+    }
+
+    /// The round being worked on: the first that is not settled.
+    pub fn round(&self) -> Round {
+        self.chain.len() as Round
+    }
+
+    /// The members of the current round; empty before the session has begun.
+    pub fn roster(&self) -> &Roster {
+        static NOBODY: std::sync::LazyLock<Roster> = std::sync::LazyLock::new(Roster::default);
+        self.chain.last().map_or(&NOBODY, |settlement| &settlement.body.roster)
+    }
+
+    /// The invite blocks that this node admitted members on, with the uses spent, and the blocks it revoked.
+    pub fn invite_uses(&self) -> (&BTreeMap<BlockId, u32>, &BTreeSet<BlockId>) {
+        (self.door.uses(), self.door.revoked())
+    }
+
+    // ---- starting and time ------------------------------------------------------------------------------------------
+
+    fn start(&mut self) {
+        self.started = true;
+        self.event(Event::Started { round: self.round() });
+        self.announce_members();
+        match self.chain.last() {
+            None => _ = self.compute(Job::Initialise, Task::Initialise),
+            Some(last) => {
+                let (state, bytes) = (last.body.state, last.body.state_bytes);
+                self.base = Some(Base {
+                    state,
+                    bytes,
+                    held: false,
+                });
+                self.begin_round();
+            }
+        }
+    }
+
+    fn on_time(&mut self) {
+        if self.is_out() {
+            return;
+        }
+        if self.now >= self.next_beat {
+            self.next_beat = self.now.after_ms(self.info.terms.heartbeat_ms);
+            self.beat();
+        }
+        self.watch_coordinator();
+        self.try_to_found();
+        self.try_to_close();
+        self.watch_lifecycle();
+    }
+
+    /// Whether this node has left, or was put out, and does nothing any more.
+    pub(crate) fn is_out(&self) -> bool {
+        self.leaving
+            && (self.chain.is_empty() || !self.roster().peers().any(|peer| peer == self.me) || self.is_finished())
+    }
+
+    pub(crate) fn is_finished(&self) -> bool {
+        self.round() > self.info.terms.rounds
+    }
+
+    fn watch_lifecycle(&mut self) {
+        let (lifecycle, reason) = self.judge_lifecycle();
+        if lifecycle != self.lifecycle {
+            self.lifecycle = lifecycle;
+            self.event(Event::LifecycleChanged { lifecycle, reason });
+        }
+    }
+
+    /// Where the session is, and one sentence for the operator.
+    pub(crate) fn judge_lifecycle(&self) -> (Lifecycle, String) {
+        if self.is_finished() {
+            return (Lifecycle::Finished, "all rounds are settled".into());
+        }
+        if self.chain.is_empty() {
+            let needed = self.info.terms.members_to_begin();
+            let text = if self.me == self.info.creator {
+                format!(
+                    "{} of {needed} members are here; mint invites with `node invite`",
+                    self.present_to_found().len()
+                )
+            } else {
+                "waiting for the creator to begin".to_owned()
+            };
+            return (Lifecycle::Gathering, text);
+        }
+        let roster = self.roster();
+        if self.is_coordinator() {
+            let voters = roster.voters().filter(|peer| self.is_alive(peer)).count();
+            let trainers = roster.with(Role::Trainer).filter(|peer| self.is_alive(peer)).count();
+            let needed = self.info.terms.updates_needed(roster.with(Role::Trainer).count());
+            if voters < roster.majority() || trainers < needed {
+                let text = format!(
+                    "{voters} of {} members are heard; a round needs {} votes and {needed} updates; it goes on when they are back",
+                    roster.len(),
+                    roster.majority()
+                );
+                return (Lifecycle::Paused, text);
+            }
+        } else if self.now.since(self.succession.heard) > 2 * self.info.terms.lost_after_ms {
+            let text = "the coordinator is not heard, and too few members are there to replace it";
+            return (Lifecycle::Paused, text.into());
+        }
+        (Lifecycle::Running, "rounds settle".into())
+    }
+
+    /// Whether a member was heard lately (this node always is).
+    pub(crate) fn is_alive(&self, peer: &PeerId) -> bool {
+        let lost_after = self.info.terms.lost_after_ms;
+        *peer == self.me
+            || self
+                .heard
+                .get(peer)
+                .is_some_and(|heard| self.now.since(heard.at) <= lost_after)
+    }
+
+    fn beat(&mut self) {
+        self.beats += 1;
+        if self.base.is_some_and(|base| !base.held) && !self.has_job(&Job::State) && self.now >= self.retry_state_at {
+            self.fetch_state();
+        }
+        let beat = Message::Heartbeat(Heartbeat {
+            boot: self.boot,
+            count: self.beats,
+            round: self.round(),
+            term: self.succession.term,
+            settled: self.chain.last().map(|settlement| settlement.id(&self.info.session)),
+            phase: self.phase(),
+            lifecycle: self.lifecycle,
+        });
+        self.spread_beat(beat);
+        self.repeat_what_matters();
+    }
+
+    /// What this member is doing.
+    pub(crate) fn phase(&self) -> Phase {
+        if self.is_finished() {
+            return Phase::Idle;
+        }
+        match self.base {
+            None => Phase::Idle,
+            Some(base) if !base.held => Phase::CatchingUp,
+            Some(_) => self.work.phase(self.chain.is_empty()),
+        }
+    }
+
+    // ---- messages ---------------------------------------------------------------------------------------------------
+
+    fn on_message(&mut self, message: Verified<Message>) {
+        let from = message.signer();
+        let kind = message.value().kind();
+        if from == self.me || self.is_out() {
+            return;
+        }
+        let refusal = if message.session() != self.info.session {
+            Some(Reject::ForeignSession)
+        } else if !message.value().within_limits() {
+            Some(Reject::Malformed)
+        } else {
+            None
+        };
+        if let Some(reject) = refusal {
+            return self.charge(Evidence::plain(from, reject, self.round(), kind));
+        }
+        if self.reputation.is_banned(&from) && !matches!(message.value(), Message::Join(_)) {
+            return;
+        }
+        if self.is_known(&from) {
+            self.heard
+                .entry(from)
+                .or_insert(Heard {
+                    at: self.now,
+                    beat: None,
+                })
+                .at = self.now;
+        }
+        match message.value() {
+            Message::Join(proof) => self.on_join(from, proof),
+            Message::Present(admission) => self.on_present(from, admission),
+            Message::Heartbeat(beat) => self.on_heartbeat(from, beat),
+            Message::Update(claim) => self.on_update(&message, claim),
+            Message::Proposal(proposal) => self.on_proposal(&message, proposal),
+            Message::Vote(vote) => self.on_vote(&message, vote),
+            Message::Settled(settlement) => self.on_settlements(from, std::slice::from_ref(settlement)),
+            Message::TermChange(change) => self.on_term_change(&message, change),
+            Message::CatchUp { from: first } => self.on_catch_up(from, *first),
+            Message::Settlements(list) => self.on_settlements(from, list),
+            Message::Leave { round } => self.on_leave(&message, *round),
+            // Meant for a joiner that has no machine yet; a repeated answer finds it here.
+            Message::Admitted(_) | Message::Refused(_) => {}
+        }
+    }
+
+    /// Whether a peer is a member, or on its way to be one.
+    pub(crate) fn is_known(&self, peer: &PeerId) -> bool {
+        *peer == self.info.creator || self.roster().get(peer).is_some() || self.door.is_admitted(peer)
+    }
+
+    /// The check of a message's round that every phase shares: true if it is of the current one.
+    pub(crate) fn is_current(&mut self, from: PeerId, round: Round, kind: &'static str) -> bool {
+        if round == self.round() {
+            return true;
+        }
+        if round > self.round() {
+            self.ask_for_settlements(from);
+        } else {
+            let old = self.round() - round > limits::LATE_ROUNDS;
+            let reject = if old { Reject::Replay } else { Reject::Late };
+            self.charge(Evidence::plain(from, reject, self.round(), kind));
+        }
+        false
+    }
+
+    // ---- jobs -------------------------------------------------------------------------------------------------------
+
+    pub(crate) fn compute(&mut self, purpose: Job, task: Task) -> JobId {
+        let job = self.new_job(purpose);
+        self.out.push(Output::Compute { job, task });
+        job
+    }
+
+    pub(crate) fn fetch(&mut self, purpose: Job, blob: BlobId, bytes: u64, mut from: Vec<PeerId>) {
+        from.retain(|peer| *peer != self.me);
+        let job = self.new_job(purpose);
+        // Long enough for the session's largest blob at 1 Mbit/s, never shorter than a lost member takes to be noticed.
+        let within_ms = (bytes / 125).max(4 * self.info.terms.lost_after_ms);
+        self.out.push(Output::Fetch {
+            job,
+            blob,
+            bytes,
+            from,
+            within_ms,
+        });
+    }
+
+    fn new_job(&mut self, purpose: Job) -> JobId {
+        let job = self.next_job;
+        self.next_job += 1;
+        self.jobs.insert(job, purpose);
+        job
+    }
+
+    pub(crate) fn has_job(&self, purpose: &Job) -> bool {
+        self.jobs.values().any(|job| job == purpose)
+    }
+
+    /// Forgets the jobs that `stale` names; what they still answer is ignored, what they compute is stopped.
+    pub(crate) fn drop_jobs(&mut self, stale: impl Fn(&Job) -> bool) {
+        let gone: Vec<JobId> = self
+            .jobs
+            .iter()
+            .filter(|(_, job)| stale(job))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in gone {
+            let job = self.jobs.remove(&id).expect("it was just listed");
+            if matches!(job, Job::Train | Job::Aggregate | Job::Check | Job::Evaluate) {
+                self.out.push(Output::Cancel(id));
+            }
+        }
+    }
+
+    fn on_computed(&mut self, job: JobId, result: Result<TaskResult, TaskFailure>) {
+        let Some(purpose) = self.jobs.remove(&job) else { return };
+        match (purpose, result) {
+            (Job::Initialise, Ok(TaskResult::Initialised { state, bytes })) => self.on_initialised(state, bytes),
+            (Job::Train, Ok(TaskResult::Trained { payload, bytes, report })) => self.on_trained(payload, bytes, report),
+            (Job::Aggregate, Ok(TaskResult::Aggregated { state, bytes, verdicts })) => {
+                self.on_aggregated(state, bytes, verdicts);
+            }
+            (Job::Check, Ok(TaskResult::Aggregated { state, bytes, verdicts })) => {
+                self.on_checked(state, bytes, &verdicts);
+            }
+            (Job::Evaluate, Ok(TaskResult::Evaluated { loss, tokens })) => {
+                let round = self.round().saturating_sub(1);
+                self.event(Event::Evaluated { round, loss, tokens });
+            }
+            (purpose, Err(failure)) => self.on_task_failed(purpose, failure),
+            (purpose, Ok(other)) => panic!("the driver answered {purpose:?} with {other:?}"),
+        }
+    }
+
+    fn on_task_failed(&mut self, purpose: Job, failure: TaskFailure) {
+        let reason = match &failure {
+            TaskFailure::Environment(reason) | TaskFailure::Unusable(reason) => reason.clone(),
+        };
+        self.event(Event::TaskFailed {
+            round: self.round(),
+            reason,
+        });
+        match purpose {
+            Job::Train => self.on_training_failed(),
+            Job::Aggregate => self.on_aggregation_failed(&failure),
+            Job::Check => self.on_check_failed(),
+            _ => {}
+        }
+    }
+
+    fn on_fetched(&mut self, job: JobId, result: Result<(), FetchFailure>) {
+        let Some(purpose) = self.jobs.remove(&job) else { return };
+        if let Err(failure) = &result {
+            let charge = match failure {
+                FetchFailure::WrongDigest(peer) => Some((*peer, Reject::WrongDigest)),
+                FetchFailure::Oversize(peer) => Some((*peer, Reject::Oversize)),
+                FetchFailure::Unavailable => None,
+                FetchFailure::Environment(reason) => {
+                    self.event(Event::TaskFailed {
+                        round: self.round(),
+                        reason: reason.clone(),
+                    });
+                    None
+                }
+            };
+            if let Some((peer, reject)) = charge {
+                self.charge(Evidence::plain(peer, reject, self.round(), "blob"));
+            }
+        }
+        match purpose {
+            Job::State => self.on_state_fetched(result.is_ok()),
+            Job::Payload(peer) => self.on_payload(peer, &result),
+            Job::CheckPayload(blob) => self.on_check_payload(blob, result.is_ok()),
+            other => panic!("the driver answered the computation {other:?} with a fetch"),
+        }
+    }
+
+    // ---- what the phases share --------------------------------------------------------------------------------------
+
+    pub(crate) fn persist(&mut self, entry: JournalEntry) {
+        self.out.push(Output::Persist(entry));
+    }
+
+    pub(crate) fn event(&mut self, event: Event) {
+        self.out.push(Output::Event(event));
+    }
+
+    pub(crate) fn sign(&self, message: &Message) -> Signed<Message> {
+        Signed::new(&self.identity, self.info.session, message)
+    }
+
+    pub(crate) fn send(&mut self, to: PeerId, message: &Message) {
+        let message = self.sign(message);
+        self.send_signed(to, message);
+    }
+
+    pub(crate) fn send_signed(&mut self, to: PeerId, message: Signed<Message>) {
+        if to != self.me {
+            self.out.push(Output::Send { to, message });
+        }
+    }
+
+    pub(crate) fn broadcast(&mut self, message: Signed<Message>) {
+        self.out.push(Output::Broadcast(message));
+    }
+
+    pub(crate) fn charge(&mut self, evidence: Evidence) {
+        let (peer, reject, kind) = (evidence.peer, evidence.reject, evidence.kind.clone());
+        if peer == self.me {
+            return;
+        }
+        let banned = self.reputation.charge(evidence);
+        if reject.cost() > 0 {
+            let reputation = self.reputation.of(&peer);
+            self.event(Event::Rejected {
+                peer,
+                reject,
+                kind,
+                reputation,
+            });
+        }
+        if banned {
+            self.persist(JournalEntry::Banned(peer));
+            self.out.push(Output::Ban(peer));
+            self.event(Event::Banned { peer });
+        }
+    }
+
+    fn on_initialised(&mut self, state: BlobId, bytes: u64) {
+        if self.chain.is_empty() {
+            self.base = Some(Base {
+                state,
+                bytes,
+                held: true,
+            });
+            self.resume_checking();
+        }
+    }
+
+    pub(crate) fn announce_members(&mut self) {
+        let mut members: BTreeSet<PeerId> = self.roster().peers().collect();
+        members.extend(self.door.admitted_peers());
+        members.insert(self.info.creator);
+        if let Some(admission) = &self.own_admission {
+            members.insert(admission.signer());
+        }
+        members.retain(|peer| *peer != self.me && !self.reputation.is_banned(peer));
+        self.out.push(Output::Members(members.into_iter().collect()));
+    }
+
+    /// Takes a proved settlement of the current round as the truth. The caller begins the next round.
+    pub(crate) fn adopt(&mut self, settlement: Arc<Settlement>, held: bool) {
+        self.persist(JournalEntry::Settled(settlement.clone()));
+        let body = &settlement.body;
+        self.event(Event::Settled {
+            round: body.round,
+            term: settlement.term,
+            body: settlement.id(&self.info.session),
+            state: body.state,
+            verdicts: body.used.iter().map(|used| used.verdict).collect(),
+            missing: body.missing.clone(),
+            members: body.roster.len() as u32,
+        });
+        body.used
+            .iter()
+            .for_each(|used| self.reputation.forgive(&used.update.peer));
+        self.expelled.extend(&body.expelled);
+        let held = held || self.base.is_some_and(|base| base.held && base.state == body.state);
+        self.base = Some(Base {
+            state: body.state,
+            bytes: body.state_bytes,
+            held,
+        });
+        let first = self.chain.is_empty();
+        let changed = first || self.roster() != &body.roster;
+        self.door.settle(body);
+        self.chain.push(settlement);
+        self.drop_jobs(|job| !matches!(job, Job::Initialise));
+        self.work = RoundWork::default();
+        self.succession.begin_round(self.now);
+        if changed {
+            self.announce_members();
+        }
+        self.retire();
+    }
+
+    fn retire(&mut self) {
+        let keep_from = self.round().saturating_sub(1);
+        let keep = self.base.iter().map(|base| base.state).collect();
+        self.out.push(Output::Retire { keep_from, keep });
+    }
+
+    /// Enters the current round with what is known: fetch the base, or train, or lead.
+    pub(crate) fn begin_round(&mut self) {
+        let Some(base) = self.base else { return };
+        if !base.held {
+            return self.fetch_state();
+        }
+        if self.is_finished() {
+            if !self.evaluated {
+                self.evaluated = true;
+                let round = self.round() - 1;
+                self.event(Event::Finished {
+                    round,
+                    state: base.state,
+                });
+                self.compute(
+                    Job::Evaluate,
+                    Task::Evaluate {
+                        round,
+                        state: base.state,
+                    },
+                );
+            }
+            return;
+        }
+        let coordinator = self.coordinator();
+        self.event(Event::RoundStarted {
+            round: self.round(),
+            base: base.state,
+            coordinator,
+        });
+        self.lead_if_due();
+        self.train();
+    }
+
+    fn fetch_state(&mut self) {
+        let Some((base, last)) = self.base.zip(self.chain.last().cloned()) else {
+            return;
+        };
+        self.retry_state_at = self.now.after_ms(self.info.terms.lost_after_ms);
+        // The proposer has it; voters that recomputed have it too. Members ask in different orders to spread the load.
+        let mut from: Vec<PeerId> = last
+            .votes
+            .iter()
+            .map(|(voter, _)| *voter)
+            .filter(|peer| *peer != self.me)
+            .collect();
+        let turn = usize::from(self.me.0[0]) % from.len().max(1);
+        from.rotate_left(turn);
+        let sure = last.body.proposer;
+        from.retain(|peer| *peer != sure);
+        match self.info.terms.verification {
+            crate::session::Verification::Recompute => from.push(sure),
+            crate::session::Verification::Digest => from.insert(0, sure),
+        }
+        from.extend(
+            self.roster()
+                .peers()
+                .filter(|peer| !from.contains(peer))
+                .take(8)
+                .collect::<Vec<_>>(),
+        );
+        let waiting_for = format!("state {} of round {}", base.state.short(), last.body.round);
+        self.event(Event::CatchingUp {
+            round: self.round(),
+            waiting_for,
+        });
+        self.fetch(Job::State, base.state, base.bytes, from);
+    }
+
+    fn on_state_fetched(&mut self, here: bool) {
+        if here && let Some(base) = &mut self.base {
+            base.held = true;
+            self.begin_round();
+        }
+    }
+
+    // ---- crash and restart ------------------------------------------------------------------------------------------
+
+    fn restore(&mut self, journal: Vec<JournalEntry>) {
+        for entry in journal {
+            if entry.expires_with().is_some_and(|round| round != self.round()) {
+                continue;
+            }
+            match entry {
+                JournalEntry::Settled(settlement) => {
+                    self.expelled.extend(&settlement.body.expelled);
+                    self.door.settle(&settlement.body);
+                    self.chain.push(settlement);
+                    self.work = RoundWork::default();
+                    self.succession.begin_round(self.now);
+                }
+                JournalEntry::Claimed { claim, .. } => self.work.training.claim = Some(claim),
+                JournalEntry::Promised { term, .. } => self.succession.term = self.succession.term.max(term),
+                JournalEntry::Voted { term, proposal, .. } => {
+                    self.work.restore_vote(term, proposal, &self.info.session)
+                }
+                JournalEntry::Proposed { term, proposal, .. } => _ = self.work.own_proposals.insert(term, proposal),
+                JournalEntry::OwnAdmission(admission) => self.own_admission = Some(admission),
+                JournalEntry::Admitted { admission, blocks } => self.door.admitted(admission, &blocks),
+                JournalEntry::Revoked(block) => self.door.revoke(block),
+                JournalEntry::Banned(peer) => self.reputation.ban(peer),
+                JournalEntry::Left => self.leaving = true,
+            }
+        }
+    }
+
+    /// The shortest journal that restores this machine: for the driver to replace a long one by.
+    pub fn snapshot(&self) -> Vec<JournalEntry> {
+        let mut entries = self.door.snapshot();
+        entries.extend(self.own_admission.iter().cloned().map(JournalEntry::OwnAdmission));
+        entries.extend(self.reputation.banned().copied().map(JournalEntry::Banned));
+        entries.extend(self.leaving.then_some(JournalEntry::Left));
+        entries.extend(self.chain.iter().cloned().map(JournalEntry::Settled));
+        let round = self.round();
+        entries.extend(
+            self.work
+                .training
+                .claim
+                .iter()
+                .cloned()
+                .map(|claim| JournalEntry::Claimed { round, claim }),
+        );
+        if self.succession.term > 0 {
+            entries.push(JournalEntry::Promised {
+                round,
+                term: self.succession.term,
+            });
+        }
+        entries.extend(self.work.snapshot(round));
+        entries
+    }
+}

@@ -1,0 +1,76 @@
+//! The work of one member in one round; each phase has a file and owns its data.
+//! All of it is forgotten at the border to the next round, except what the journal keeps.
+
+pub(crate) mod aggregating;
+pub(crate) mod exchanging;
+pub(crate) mod founding;
+pub(crate) mod settling;
+pub(crate) mod training;
+
+use std::collections::BTreeMap;
+
+use crate::identity::{BodyId, SessionId};
+use crate::journal::JournalEntry;
+use crate::message::{Message, Phase, Term};
+use crate::signed::Signed;
+
+/// Everything that one round holds.
+#[derive(Debug, Default)]
+pub(crate) struct Round {
+    /// This member's own update.
+    pub training: training::Training,
+    /// The coordinator's duty, while this member has it.
+    pub lead: Option<exchanging::Lead>,
+    /// The proposal that this member is checking.
+    pub check: Option<aggregating::Check>,
+    /// What this member voted for last.
+    pub vote: Option<settling::Locked>,
+    /// What this member proposed, by term: it never signs a second one for a term.
+    pub own_proposals: BTreeMap<Term, Signed<Message>>,
+    /// The first proposal seen of each term.
+    pub seen: BTreeMap<Term, (BodyId, Signed<Message>)>,
+}
+
+impl Round {
+    pub(crate) fn phase(&self, founding: bool) -> Phase {
+        if self.vote.is_some() {
+            Phase::Settling
+        } else if self.lead.as_ref().is_some_and(exchanging::Lead::is_aggregating) || self.check.is_some() {
+            Phase::Aggregating
+        } else if self.training.claim.is_some() {
+            Phase::Exchanging
+        } else if founding || self.training.failed {
+            Phase::Idle
+        } else {
+            Phase::Training
+        }
+    }
+
+    pub(crate) fn restore_vote(&mut self, term: Term, proposal: Signed<Message>, session: &SessionId) {
+        let Ok(verified) = proposal.verify() else { return };
+        if let Message::Proposal(inner) = verified.value() {
+            let body = inner.body.id(session);
+            self.seen.insert(inner.term, (body, proposal.clone()));
+            self.vote = Some(settling::Locked { term, body, proposal });
+        }
+    }
+
+    pub(crate) fn snapshot(&self, round: u64) -> Vec<JournalEntry> {
+        let proposed = self.own_proposals.iter();
+        let mut entries: Vec<_> = proposed
+            .map(|(term, proposal)| JournalEntry::Proposed {
+                round,
+                term: *term,
+                proposal: proposal.clone(),
+            })
+            .collect();
+        if let Some(vote) = &self.vote {
+            entries.push(JournalEntry::Voted {
+                round,
+                term: vote.term,
+                proposal: vote.proposal.clone(),
+            });
+        }
+        entries
+    }
+}

@@ -1,0 +1,211 @@
+//! Phase three: the coordinator combines the updates; in sessions that recompute, every voter does the same
+//! from the same updates and compares digests. How they are combined is the worker's business.
+
+use std::collections::BTreeSet;
+
+use crate::event::Event;
+use crate::identity::{BlobId, BodyId};
+use crate::machine::{Job, Machine};
+use crate::message::{Message, Proposal, Term};
+use crate::reject::{Evidence, Reject};
+use crate::round::exchanging::Stage;
+use crate::session::Verification;
+use crate::signed::Verified;
+use crate::task::{MemberVerdict, Outcome, Task, TaskFailure};
+
+/// A proposal under examination.
+#[derive(Debug)]
+pub(crate) struct Check {
+    pub term: Term,
+    pub id: BodyId,
+    pub message: Verified<Message>,
+    /// Payloads that are not here yet.
+    missing: BTreeSet<BlobId>,
+    /// A fetch or computation failed; it is tried again with the next heartbeat.
+    stalled: bool,
+}
+
+impl Check {
+    pub(crate) fn proposal(&self) -> &Proposal {
+        match self.message.value() {
+            Message::Proposal(proposal) => proposal,
+            other => panic!("a {} was stored as a proposal", other.kind()),
+        }
+    }
+}
+
+impl Machine {
+    // ---- the coordinator --------------------------------------------------------------------------------------------
+
+    pub(crate) fn on_aggregated(&mut self, state: BlobId, bytes: u64, verdicts: Vec<MemberVerdict>) {
+        let round = self.round();
+        let Some(lead) = &mut self.work.lead else { return };
+        let Stage::Aggregating(set) = std::mem::replace(&mut lead.stage, Stage::Collecting) else {
+            return;
+        };
+        let mut undecodable = Vec::new();
+        for verdict in verdicts
+            .iter()
+            .filter(|verdict| verdict.outcome == Outcome::Undecodable)
+        {
+            undecodable.push(verdict.peer);
+        }
+        for peer in &undecodable {
+            self.charge(Evidence::plain(*peer, Reject::Undecodable, round, "blob"));
+        }
+        if bytes > self.info.terms.max_state_bytes {
+            let reason = format!("the state of {bytes} bytes is over the session's max_state_bytes");
+            return self.event(Event::TaskFailed { round, reason });
+        }
+        self.propose(&set, state, bytes, &verdicts);
+    }
+
+    pub(crate) fn on_aggregation_failed(&mut self, failure: &TaskFailure) {
+        let (now, wait) = (self.now, self.info.terms.lost_after_ms);
+        let Some(lead) = &mut self.work.lead else { return };
+        if !lead.is_aggregating() {
+            return;
+        }
+        lead.stage = Stage::Collecting;
+        match failure {
+            // Too few decodable updates for the rule: collecting goes on, and those of others may come.
+            TaskFailure::Unusable(_) => lead.not_before = now.after_ms(wait),
+            // This node cannot lead: the next in line should.
+            TaskFailure::Environment(_) => self.step_down(),
+        }
+    }
+
+    // ---- the voter --------------------------------------------------------------------------------------------------
+
+    /// Begins to examine a proposal that passed the checks that need no computation.
+    pub(crate) fn begin_check(&mut self, message: &Verified<Message>, term: Term, id: BodyId) {
+        let Message::Proposal(proposal) = message.value() else {
+            return;
+        };
+        if self.work.check.as_ref().is_some_and(|check| check.term == term) {
+            return;
+        }
+        let founding = proposal.body.round == 0;
+        if founding || self.info.terms.verification == Verification::Digest {
+            self.work.check = Some(Check {
+                term,
+                id,
+                message: message.clone(),
+                missing: BTreeSet::new(),
+                stalled: false,
+            });
+            return self.resume_checking();
+        }
+        self.drop_jobs(|job| matches!(job, Job::Train | Job::Check | Job::CheckPayload(_)));
+        let missing = proposal.body.used.iter().map(|used| used.update.payload).collect();
+        self.work.check = Some(Check {
+            term,
+            id,
+            message: message.clone(),
+            missing,
+            stalled: false,
+        });
+        self.fetch_for_check();
+    }
+
+    fn fetch_for_check(&mut self) {
+        let Some(check) = &self.work.check else { return };
+        let proposal = check.proposal();
+        let proposer = check.message.signer();
+        let wanted: Vec<_> = proposal
+            .body
+            .used
+            .iter()
+            .map(|used| used.update.clone())
+            .filter(|update| check.missing.contains(&update.payload))
+            .collect();
+        for update in wanted {
+            let job = Job::CheckPayload(update.payload);
+            if !self.has_job(&job) {
+                self.fetch(job, update.payload, update.bytes, vec![update.peer, proposer]);
+            }
+        }
+    }
+
+    pub(crate) fn on_check_payload(&mut self, blob: BlobId, here: bool) {
+        let Some(check) = &mut self.work.check else { return };
+        if !here {
+            check.stalled = true;
+            return;
+        }
+        check.missing.remove(&blob);
+        if check.missing.is_empty() {
+            self.recompute();
+        }
+    }
+
+    fn recompute(&mut self) {
+        let (Some(check), Some(base)) = (&self.work.check, self.base.filter(|base| base.held)) else {
+            return;
+        };
+        if self.has_job(&Job::Check) {
+            return;
+        }
+        let updates = check
+            .proposal()
+            .body
+            .used
+            .iter()
+            .map(|used| used.update.clone())
+            .collect();
+        let round = self.round();
+        self.compute(
+            Job::Check,
+            Task::Aggregate {
+                round,
+                base: base.state,
+                updates,
+            },
+        );
+    }
+
+    pub(crate) fn on_checked(&mut self, state: BlobId, bytes: u64, verdicts: &[MemberVerdict]) {
+        let Some(check) = self.work.check.take() else { return };
+        let body = &check.proposal().body;
+        let agreed = body.used.iter().map(|used| &used.verdict).eq(verdicts);
+        if (body.state, body.state_bytes) == (state, bytes) && agreed {
+            self.succession.computed = Some(state);
+            return self.vote(&check.message, check.term, check.id);
+        }
+        let proposer = check.message.signer();
+        let statements = vec![hex::encode(check.message.signed().to_bytes())];
+        let plain = Evidence::plain(proposer, Reject::WrongState, self.round(), "proposal");
+        self.charge(Evidence { statements, ..plain });
+    }
+
+    pub(crate) fn on_check_failed(&mut self) {
+        if let Some(check) = &mut self.work.check {
+            check.stalled = true;
+        }
+    }
+
+    /// Goes on with a check that waited: for the initial state, or for a retry.
+    pub(crate) fn resume_checking(&mut self) {
+        let Some(check) = &mut self.work.check else { return };
+        let (term, id, message) = (check.term, check.id, check.message.clone());
+        let founding = check.proposal().body.round == 0;
+        if founding {
+            let Some(base) = self.base else { return };
+            let check = self.work.check.take().expect("present above");
+            if check.proposal().body.state == base.state {
+                self.vote(&message, term, id);
+            } else {
+                let plain = Evidence::plain(message.signer(), Reject::WrongState, 0, "proposal");
+                self.charge(plain);
+            }
+        } else if self.info.terms.verification == Verification::Digest {
+            self.work.check = None;
+            self.vote(&message, term, id);
+        } else if std::mem::take(&mut check.stalled) {
+            match check.missing.is_empty() {
+                true => self.recompute(),
+                false => self.fetch_for_check(),
+            }
+        }
+    }
+}

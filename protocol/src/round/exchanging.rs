@@ -1,0 +1,293 @@
+//! Phase two, the coordinator's side: taking claims, fetching payloads, and deciding when enough are in.
+//! A member's side of this phase is to repeat its claim; it is in `training`.
+
+use std::collections::BTreeMap;
+
+use crate::contract::{FetchFailure, Time};
+use crate::deadline;
+use crate::event::Event;
+use crate::identity::{BodyId, PeerId, SignatureBytes};
+use crate::machine::{Job, Machine};
+use crate::message::{Message, Proposal, Term, UpdateClaim};
+use crate::reject::{Evidence, Reject};
+use crate::session::Role;
+use crate::signed::{Signed, Verified};
+use crate::task::Task;
+
+/// Times that the coordinator asks an owner for its payload before it goes without.
+const FETCH_ATTEMPTS: u32 = 4;
+
+/// The duty of the member that coordinates a term.
+#[derive(Debug)]
+pub(crate) struct Lead {
+    /// The term that it leads.
+    pub term: Term,
+    /// When it began to collect.
+    pub opened: Time,
+    /// What members claimed.
+    pub claims: BTreeMap<PeerId, Claimed>,
+    /// How far it is.
+    pub stage: Stage,
+    /// The term changes that made it the coordinator; none in term 0.
+    pub justification: Vec<Signed<Message>>,
+    /// Pairs of claims that prove equivocation.
+    pub faults: BTreeMap<PeerId, (Signed<Message>, Signed<Message>)>,
+    /// Does not try to close before this, after an aggregation that gave nothing.
+    pub not_before: Time,
+}
+
+/// A member's claim, and whether its payload is here.
+#[derive(Debug)]
+pub(crate) struct Claimed {
+    pub message: Verified<Message>,
+    pub payload: Payload,
+    pub attempts: u32,
+}
+
+/// Where the payload of a claim is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Payload {
+    /// On its way.
+    Fetching,
+    /// In this node's store, so many milliseconds after the round was opened.
+    Here { after_ms: u64 },
+    /// Not to be had.
+    Failed,
+}
+
+/// What the coordinator does.
+#[derive(Debug)]
+pub(crate) enum Stage {
+    /// Taking claims.
+    Collecting,
+    /// The worker combines the updates of these.
+    Aggregating(Vec<PeerId>),
+    /// Collecting votes.
+    Proposed(Box<Proposed>),
+}
+
+/// A proposal and the votes so far.
+#[derive(Debug)]
+pub(crate) struct Proposed {
+    pub signed: Signed<Message>,
+    pub proposal: Proposal,
+    pub id: BodyId,
+    pub votes: BTreeMap<PeerId, SignatureBytes>,
+    pub sent_at: Time,
+}
+
+impl Lead {
+    pub(crate) fn new(term: Term, opened: Time) -> Self {
+        Self {
+            term,
+            opened,
+            claims: BTreeMap::new(),
+            stage: Stage::Collecting,
+            justification: Vec::new(),
+            faults: BTreeMap::new(),
+            not_before: opened,
+        }
+    }
+
+    pub(crate) fn is_aggregating(&self) -> bool {
+        matches!(self.stage, Stage::Aggregating(_))
+    }
+
+    /// Offsets at which payloads came in.
+    fn arrivals(&self) -> Vec<u64> {
+        let offset = |claimed: &Claimed| match claimed.payload {
+            Payload::Here { after_ms } => Some(after_ms),
+            _ => None,
+        };
+        self.claims.values().filter_map(offset).collect()
+    }
+}
+
+impl Claimed {
+    pub(crate) fn claim(&self) -> &UpdateClaim {
+        match self.message.value() {
+            Message::Update(claim) => claim,
+            other => unreachable_claim(other),
+        }
+    }
+}
+
+/// Only updates are stored as claims: `take_claim` is the one place that makes a `Claimed`.
+fn unreachable_claim(other: &Message) -> ! {
+    panic!("a {} was stored as a claim", other.kind())
+}
+
+impl Machine {
+    pub(crate) fn on_update(&mut self, message: &Verified<Message>, claim: &UpdateClaim) {
+        let from = message.signer();
+        if !self.is_current(from, claim.round, "update") {
+            return;
+        }
+        let reject = if !self.roster().has(&from, Role::Trainer) {
+            Some(Reject::NotEntitled)
+        } else if self.base.is_some_and(|base| base.state != claim.base) {
+            Some(Reject::StaleBase)
+        } else if claim.bytes > self.info.terms.max_payload_bytes {
+            Some(Reject::Oversize)
+        } else {
+            None
+        };
+        match reject {
+            Some(reject) => self.charge(Evidence::plain(from, reject, self.round(), "update")),
+            None => self.take_claim(message),
+        }
+    }
+
+    /// Takes a claim that passed its checks, if this member leads.
+    pub(crate) fn take_claim(&mut self, message: &Verified<Message>) {
+        let (from, me, now) = (message.signer(), self.me, self.now);
+        let Message::Update(claim) = message.value() else {
+            return;
+        };
+        let (blob, bytes) = (claim.payload, claim.bytes);
+        let Some(lead) = &mut self.work.lead else { return };
+        let opened = lead.opened;
+        if let Some(known) = lead.claims.get_mut(&from) {
+            if known.message.signed() != message.signed() {
+                let pair = (known.message.signed().clone(), message.signed().clone());
+                return self.on_equivocation(from, pair);
+            }
+            if known.payload != Payload::Failed || known.attempts >= FETCH_ATTEMPTS {
+                return;
+            }
+            known.payload = Payload::Fetching;
+            known.attempts += 1;
+        } else {
+            let payload = if from == me {
+                Payload::Here {
+                    after_ms: now.since(opened),
+                }
+            } else {
+                Payload::Fetching
+            };
+            lead.claims.insert(
+                from,
+                Claimed {
+                    message: message.clone(),
+                    payload,
+                    attempts: 1,
+                },
+            );
+        }
+        if from == me {
+            let (round, after_ms) = (self.round(), now.since(opened));
+            self.event(Event::UpdateAccepted {
+                round,
+                peer: me,
+                after_ms,
+            });
+        } else {
+            self.fetch(Job::Payload(from), blob, bytes, vec![from]);
+        }
+    }
+
+    /// Two different claims for one round: the pair proves it to everyone.
+    fn on_equivocation(&mut self, from: PeerId, pair: (Signed<Message>, Signed<Message>)) {
+        let statements = vec![hex::encode(pair.0.to_bytes()), hex::encode(pair.1.to_bytes())];
+        let lead = self.work.lead.as_mut().expect("only a lead compares claims");
+        if lead.faults.insert(from, pair).is_none() {
+            let plain = Evidence::plain(from, Reject::Equivocation, self.round(), "update");
+            self.charge(Evidence { statements, ..plain });
+        }
+    }
+
+    pub(crate) fn on_payload(&mut self, peer: PeerId, result: &Result<(), FetchFailure>) {
+        let (now, round) = (self.now, self.round());
+        let Some(lead) = &mut self.work.lead else { return };
+        let after_ms = now.since(lead.opened);
+        let Some(claimed) = lead.claims.get_mut(&peer) else {
+            return;
+        };
+        if result.is_ok() {
+            claimed.payload = Payload::Here { after_ms };
+            self.event(Event::UpdateAccepted { round, peer, after_ms });
+        } else {
+            claimed.payload = Payload::Failed;
+            // A member that cannot be reached is lost, not dishonest; one that is heard and does not deliver is charged.
+            if matches!(result, Err(FetchFailure::Unavailable)) && self.is_alive(&peer) {
+                self.charge(Evidence::plain(peer, Reject::Withheld, round, "blob"));
+            }
+        }
+    }
+
+    /// When collecting ends though members are missing; None while a quorum is not in.
+    pub(crate) fn collecting_deadline(&self) -> Option<Time> {
+        let lead = self
+            .work
+            .lead
+            .as_ref()
+            .filter(|lead| matches!(lead.stage, Stage::Collecting))?;
+        let arrivals = lead.arrivals();
+        if arrivals.len() < self.updates_needed(lead) {
+            return None;
+        }
+        let wait = deadline::close_after_ms(&arrivals, &self.info.terms.deadline)?;
+        Some(lead.opened.after_ms(wait).max(lead.not_before))
+    }
+
+    fn updates_needed(&self, lead: &Lead) -> usize {
+        let trainers = self
+            .roster()
+            .with(Role::Trainer)
+            .filter(|peer| !lead.faults.contains_key(peer))
+            .count();
+        self.info.terms.updates_needed(trainers)
+    }
+
+    /// Ends collecting when every living trainer is in, or at the deadline.
+    pub(crate) fn try_to_close(&mut self) {
+        let Some(lead) = self
+            .work
+            .lead
+            .as_ref()
+            .filter(|lead| matches!(lead.stage, Stage::Collecting))
+        else {
+            return;
+        };
+        let Some(base) = self.base.filter(|base| base.held) else {
+            return;
+        };
+        let is_here = |claimed: &Claimed| matches!(claimed.payload, Payload::Here { .. });
+        let usable = |peer: &PeerId| !lead.faults.contains_key(peer) && !self.reputation.is_banned(peer);
+        let set: Vec<PeerId> = lead
+            .claims
+            .iter()
+            .filter(|(peer, claimed)| is_here(claimed) && usable(peer))
+            .map(|(p, _)| *p)
+            .collect();
+        if set.len() < self.updates_needed(lead) || self.now < lead.not_before {
+            return;
+        }
+        let is_waited_for = |peer: &PeerId| {
+            let given_up = |claimed: &Claimed| match claimed.payload {
+                Payload::Fetching => false,
+                Payload::Failed => claimed.attempts >= FETCH_ATTEMPTS,
+                Payload::Here { .. } => true,
+            };
+            usable(peer) && self.is_alive(peer) && !lead.claims.get(peer).is_some_and(given_up)
+        };
+        let all_in = !self.roster().with(Role::Trainer).any(|peer| is_waited_for(&peer));
+        let due = self.collecting_deadline().is_some_and(|deadline| self.now >= deadline);
+        if !all_in && !due {
+            return;
+        }
+        let updates = set.iter().map(|peer| lead.claims[peer].claim().to_ref(*peer)).collect();
+        let round = self.round();
+        // An own update that is not ready by now comes too late for the round.
+        self.drop_jobs(|job| matches!(job, Job::Train));
+        self.compute(
+            Job::Aggregate,
+            Task::Aggregate {
+                round,
+                base: base.state,
+                updates,
+            },
+        );
+        self.work.lead.as_mut().expect("checked above").stage = Stage::Aggregating(set);
+    }
+}

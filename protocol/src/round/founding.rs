@@ -1,0 +1,132 @@
+//! Round 0: the creator proposes the first roster and the initial state, and the members vote that they got the same.
+//! There is no succession here: a session whose creator is gone before it began waits for the creator.
+
+use std::collections::BTreeSet;
+
+use crate::identity::{BodyId, PeerId};
+use crate::machine::Machine;
+use crate::message::{Body, Proposal};
+use crate::round::exchanging::Lead;
+use crate::session::{Member, Role, Roles, Roster};
+
+impl Machine {
+    /// The members that are here to begin, the creator included.
+    pub(crate) fn present_to_found(&self) -> Vec<PeerId> {
+        let present = self.door.present(self.now, self.info.terms.lost_after_ms);
+        let mut peers: BTreeSet<PeerId> = present
+            .iter()
+            .filter_map(|admission| self.may_enter(admission))
+            .map(|entry| entry.peer)
+            .collect();
+        peers.insert(self.info.creator);
+        peers.into_iter().collect()
+    }
+
+    /// As the creator: proposes to begin once enough members are here.
+    pub(crate) fn try_to_found(&mut self) {
+        let is_mine = self.chain.is_empty() && self.me == self.info.creator && self.work.lead.is_none();
+        let Some(base) = self.base.filter(|_| is_mine) else {
+            return;
+        };
+        if let Some(signed) = self.work.own_proposals.get(&0).cloned() {
+            self.work.lead = Some(Lead::new(0, self.now));
+            return self.stand_by(signed);
+        }
+        let present = self.present_to_found();
+        if present.len() < self.info.terms.members_to_begin() {
+            return;
+        }
+        let admissions: Vec<_> = self
+            .door
+            .present(self.now, self.info.terms.lost_after_ms)
+            .into_iter()
+            .filter(|admission| self.may_enter(admission).is_some())
+            .take(self.info.terms.max_members as usize - 1)
+            .collect();
+        let entries = admissions.iter().filter_map(|admission| self.may_enter(admission));
+        let mut roster = Roster::new(entries.map(|entry| {
+            (
+                entry.peer,
+                Member {
+                    roles: entry.roles,
+                    since: 0,
+                    absent: 0,
+                },
+            )
+        }));
+        roster.insert(
+            self.me,
+            Member {
+                roles: self.creator_roles(),
+                since: 0,
+                absent: 0,
+            },
+        );
+        let body = Body {
+            round: 0,
+            previous: BodyId([0; 32]),
+            base: base.state,
+            state: base.state,
+            state_bytes: base.bytes,
+            used: Vec::new(),
+            missing: Vec::new(),
+            roster,
+            expelled: Vec::new(),
+            proposer: self.me,
+            lead: self.me,
+        };
+        self.work.lead = Some(Lead::new(0, self.now));
+        let (claims, leaves, faults, justification) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        self.issue(Proposal {
+            term: 0,
+            body,
+            claims,
+            admissions,
+            leaves,
+            faults,
+            justification,
+        });
+    }
+
+    fn creator_roles(&self) -> Roles {
+        match self.info.terms.creator_trains {
+            true => Roles::of(&[Role::Trainer, Role::Coordinator]),
+            false => Roles::of(&[Role::Coordinator]),
+        }
+    }
+
+    /// Whether a founding proposal lists exactly the admitted, and this member among them.
+    pub(crate) fn is_founding_justified(&self, proposal: &Proposal) -> bool {
+        let body = &proposal.body;
+        let creator = self.info.creator;
+        let empty = body.used.is_empty() && body.missing.is_empty() && body.expelled.is_empty();
+        let chained = body.previous == BodyId([0; 32]) && body.base == body.state;
+        let led = body.lead == creator && body.proposer == creator && proposal.term == 0;
+        if !(empty && chained && led) || body.roster.get(&self.me).is_none() {
+            return false;
+        }
+        let mut expected = Roster::default();
+        for admission in &proposal.admissions {
+            let Some(entry) = self.may_enter(admission) else {
+                return false;
+            };
+            expected.insert(
+                entry.peer,
+                Member {
+                    roles: entry.roles,
+                    since: 0,
+                    absent: 0,
+                },
+            );
+        }
+        expected.insert(
+            creator,
+            Member {
+                roles: self.creator_roles(),
+                since: 0,
+                absent: 0,
+            },
+        );
+        expected == body.roster
+    }
+}

@@ -1,0 +1,567 @@
+//! Phase four: the proposal, the votes, and the settlement that a majority of votes makes.
+//! One vote a term and one proposal a term, durable before they are sent; with the promises of `topology::federated` this
+//! is single-decree Paxos (Lamport, "The part-time parliament", 1998) over bodies, one instance a round.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::event::Event;
+use crate::identity::{BlobId, BodyId, PeerId};
+use crate::invite::Admission;
+use crate::journal::JournalEntry;
+use crate::machine::Machine;
+use crate::message::{Absence, Body, Message, Proposal, Settlement, Term, UsedUpdate, Vote};
+use crate::reject::{Evidence, Reject};
+use crate::round::exchanging::{Payload, Proposed, Stage};
+use crate::session::{Member, Role, Roster};
+use crate::signed::{Signed, Verified};
+use crate::task::MemberVerdict;
+
+/// The last vote of this member in the round: a next coordinator has to be told.
+#[derive(Debug, Clone)]
+pub(crate) struct Locked {
+    pub term: Term,
+    pub body: BodyId,
+    pub proposal: Signed<Message>,
+}
+
+/// What changes the roster besides absence.
+pub(crate) struct RosterChange<'a> {
+    pub missing: &'a [(PeerId, Absence)],
+    pub admissions: &'a [Signed<Admission>],
+    pub leaving: BTreeSet<PeerId>,
+    pub expelled: &'a [PeerId],
+    /// Rounds of absence after which a member goes.
+    pub absent_rounds: u32,
+}
+
+impl Machine {
+    // ---- proposing --------------------------------------------------------------------------------------------------
+
+    /// Proposes what this coordinator just aggregated.
+    pub(crate) fn propose(&mut self, set: &[PeerId], state: BlobId, bytes: u64, verdicts: &[MemberVerdict]) {
+        self.succession.computed = Some(state);
+        let (Some(lead), Some(last)) = (&self.work.lead, self.chain.last()) else {
+            return;
+        };
+        let base = last.body.state;
+        let used: Vec<UsedUpdate> = set
+            .iter()
+            .zip(verdicts)
+            .map(|(peer, verdict)| {
+                let claim = lead.claims[peer].claim();
+                UsedUpdate {
+                    update: claim.to_ref(*peer),
+                    report: claim.report,
+                    verdict: *verdict,
+                }
+            })
+            .collect();
+        let claims = set
+            .iter()
+            .map(|peer| lead.claims[peer].message.signed().clone())
+            .collect();
+        let expelled: Vec<PeerId> = lead
+            .faults
+            .keys()
+            .filter(|peer| self.roster().get(peer).is_some())
+            .copied()
+            .collect();
+        let faults = expelled.iter().map(|peer| lead.faults[peer].clone()).collect();
+        let missing = self.absences(set);
+        let admissions = self.door.present(self.now, self.info.terms.lost_after_ms);
+        let room = (self.info.terms.max_members as usize).saturating_sub(self.roster().len());
+        let admissions: Vec<_> = admissions
+            .into_iter()
+            .filter(|admission| {
+                self.may_enter(admission)
+                    .is_some_and(|entry| !expelled.contains(&entry.peer))
+            })
+            .take(room)
+            .collect();
+        let leaves: Vec<_> = self
+            .door
+            .leaves()
+            .filter(|leave| self.roster().get(&leave.signer()).is_some())
+            .cloned()
+            .collect();
+        let mut leaving: BTreeSet<PeerId> = leaves.iter().map(Signed::signer).collect();
+        let mut leaves = leaves;
+        if self.leaving && leaving.insert(self.me) {
+            leaves.push(self.sign(&Message::Leave { round: self.round() }));
+        }
+        let absent_rounds = self.info.terms.absent_rounds;
+        let change = RosterChange {
+            missing: &missing,
+            admissions: &admissions,
+            leaving,
+            expelled: &expelled,
+            absent_rounds,
+        };
+        let roster = next_roster(self.roster(), self.round(), &change);
+        let lead_next = if roster.has(&self.me, Role::Coordinator) {
+            self.me
+        } else {
+            roster.succession().first().copied().unwrap_or(self.me)
+        };
+        let body = Body {
+            round: self.round(),
+            previous: last.id(&self.info.session),
+            base,
+            state,
+            state_bytes: bytes,
+            used,
+            missing,
+            roster,
+            expelled,
+            proposer: self.me,
+            lead: lead_next,
+        };
+        let justification = lead.justification.clone();
+        let term = lead.term;
+        self.issue(Proposal {
+            term,
+            body,
+            claims,
+            admissions,
+            leaves,
+            faults,
+            justification,
+        });
+    }
+
+    /// Signs a proposal, makes it durable, sends it, and votes for it.
+    pub(crate) fn issue(&mut self, proposal: Proposal) {
+        let (round, term) = (proposal.body.round, proposal.term);
+        if self.work.own_proposals.contains_key(&term) {
+            return;
+        }
+        let signed = self.sign(&Message::Proposal(Box::new(proposal)));
+        self.persist(JournalEntry::Proposed {
+            round,
+            term,
+            proposal: signed.clone(),
+        });
+        self.work.own_proposals.insert(term, signed.clone());
+        self.stand_by(signed);
+    }
+
+    /// Sends an own proposal (a new one, or one that was signed before a crash) and counts votes for it.
+    pub(crate) fn stand_by(&mut self, signed: Signed<Message>) {
+        let verified = signed.verify().expect("own proposals verify");
+        let Message::Proposal(proposal) = verified.value() else {
+            return;
+        };
+        let (term, id) = (proposal.term, proposal.body.id(&self.info.session));
+        let (round, state, updates) = (
+            proposal.body.round,
+            proposal.body.state,
+            proposal.body.used.len() as u32,
+        );
+        self.event(Event::Proposed {
+            round,
+            term,
+            state,
+            updates,
+        });
+        self.work.seen.insert(term, (id, signed.clone()));
+        self.broadcast(signed.clone());
+        if round == 0 {
+            // Founding members are not in a roster yet that a broadcast would reach.
+            let founders: Vec<PeerId> = proposal.body.roster.peers().collect();
+            founders
+                .into_iter()
+                .for_each(|peer| self.send_signed(peer, signed.clone()));
+        }
+        let proposed = Proposed {
+            signed,
+            proposal: (**proposal).clone(),
+            id,
+            votes: BTreeMap::new(),
+            sent_at: self.now,
+        };
+        let Some(lead) = &mut self.work.lead else { return };
+        lead.stage = Stage::Proposed(Box::new(proposed));
+        self.vote(&verified, term, id);
+    }
+
+    /// Sends the proposal again to those who have not voted.
+    pub(crate) fn repeat_proposal(&mut self) {
+        let (now, wait) = (self.now, 2 * self.info.terms.heartbeat_ms);
+        let Some(Stage::Proposed(proposed)) = self.work.lead.as_mut().map(|lead| &mut lead.stage) else {
+            return;
+        };
+        if now.since(proposed.sent_at) < wait {
+            return;
+        }
+        proposed.sent_at = now;
+        let signed = proposed.signed.clone();
+        let voted: BTreeSet<PeerId> = proposed.votes.keys().copied().collect();
+        let roster = if proposed.proposal.body.round == 0 {
+            proposed.proposal.body.roster.clone()
+        } else {
+            self.roster().clone()
+        };
+        for voter in roster
+            .voters()
+            .filter(|voter| !voted.contains(voter))
+            .collect::<Vec<_>>()
+        {
+            self.send_signed(voter, signed.clone());
+        }
+    }
+
+    /// Who of the trainers is missing from `set`, and why.
+    fn absences(&self, set: &[PeerId]) -> Vec<(PeerId, Absence)> {
+        let lead = self.work.lead.as_ref().expect("only a lead proposes");
+        let reason = |peer: &PeerId| {
+            if lead.faults.contains_key(peer) {
+                Absence::Equivocated
+            } else if self.reputation.is_banned(peer) {
+                Absence::Refused
+            } else if !self.is_alive(peer) {
+                Absence::Lost
+            } else {
+                match lead.claims.get(peer).map(|claimed| claimed.payload) {
+                    Some(Payload::Failed) => Absence::Withheld,
+                    _ => Absence::Late,
+                }
+            }
+        };
+        let missing = self.roster().with(Role::Trainer).filter(|peer| !set.contains(peer));
+        missing.map(|peer| (peer, reason(&peer))).collect()
+    }
+
+    // ---- voting -----------------------------------------------------------------------------------------------------
+
+    pub(crate) fn on_proposal(&mut self, message: &Verified<Message>, proposal: &Proposal) {
+        let (from, round, term) = (message.signer(), proposal.body.round, proposal.term);
+        if !self.is_current(from, round, "proposal") {
+            return;
+        }
+        if from != self.coordinator_of(term) {
+            return self.charge(Evidence::plain(from, Reject::NotEntitled, round, "proposal"));
+        }
+        let id = proposal.body.id(&self.info.session);
+        match self.work.seen.get(&term) {
+            Some((first, signed)) if *first != id => {
+                let statements = vec![hex::encode(signed.to_bytes()), hex::encode(message.signed().to_bytes())];
+                let plain = Evidence::plain(from, Reject::Equivocation, round, "proposal");
+                return self.charge(Evidence { statements, ..plain });
+            }
+            Some(_) => {}
+            None => {
+                if !self.is_justified(proposal, &id) {
+                    return self.charge(Evidence::plain(from, Reject::BadProposal, round, "proposal"));
+                }
+                self.work.seen.insert(term, (id, message.signed().clone()));
+            }
+        }
+        if term < self.succession.term {
+            return;
+        }
+        self.enter_term(term);
+        self.succession.heard = self.now;
+        match &self.work.vote {
+            // The vote may have been lost: say it again.
+            Some(locked) if locked.term == term => self.send_vote(from, term, id),
+            // The same body in a later term needs no second examination.
+            Some(locked) if locked.body == id => self.vote(message, term, id),
+            _ => self.begin_check(message, term, id),
+        }
+    }
+
+    /// Whether all that a proposal rests on holds, computation apart.
+    fn is_justified(&self, proposal: &Proposal, id: &BodyId) -> bool {
+        let body = &proposal.body;
+        if body.round == 0 {
+            return self.is_founding_justified(proposal);
+        }
+        let Some(last) = self.chain.last() else { return false };
+        let (previous, round) = body_after(last, self);
+        if (body.previous, body.round, body.base) != (previous, round, last.body.state) {
+            return false;
+        }
+        if body.state_bytes > self.info.terms.max_state_bytes || !self.is_term_justified(proposal, id) {
+            return false;
+        }
+        self.are_updates_justified(proposal) && self.is_roster_justified(proposal)
+    }
+
+    fn are_updates_justified(&self, proposal: &Proposal) -> bool {
+        let body = &proposal.body;
+        let sorted = body.used.is_sorted_by(|a, b| a.update.peer < b.update.peer);
+        let trainers = self
+            .roster()
+            .with(Role::Trainer)
+            .filter(|peer| !body.expelled.contains(peer))
+            .count();
+        if !sorted || body.used.len() < self.info.terms.updates_needed(trainers) {
+            return false;
+        }
+        let holds = |(used, signed): (&UsedUpdate, &Signed<Message>)| {
+            let Ok(verified) = signed.verify() else { return false };
+            let Message::Update(claim) = verified.value() else {
+                return false;
+            };
+            let peer = used.update.peer;
+            signed.signer() == peer
+                && signed.session() == self.info.session
+                && self.roster().has(&peer, Role::Trainer)
+                && (claim.round, claim.base) == (body.round, body.base)
+                && claim.bytes <= self.info.terms.max_payload_bytes
+                && claim.to_ref(peer) == used.update
+                && claim.report.same_bits(&used.report)
+                && used.verdict.peer == peer
+        };
+        body.used.iter().zip(&proposal.claims).all(holds) && self.are_absences_sound(body)
+    }
+
+    fn are_absences_sound(&self, body: &Body) -> bool {
+        let used: BTreeSet<PeerId> = body.used.iter().map(|used| used.update.peer).collect();
+        let rest = self.roster().with(Role::Trainer).filter(|peer| !used.contains(peer));
+        rest.eq(body.missing.iter().map(|(peer, _)| *peer))
+    }
+
+    fn is_roster_justified(&self, proposal: &Proposal) -> bool {
+        let body = &proposal.body;
+        let leaving = proposal
+            .leaves
+            .iter()
+            .map(|leave| self.leaver(leave))
+            .collect::<Option<BTreeSet<PeerId>>>();
+        let Some(leaving) = leaving else { return false };
+        let culprits: Option<Vec<PeerId>> = proposal
+            .faults
+            .iter()
+            .map(|pair| self.culprit(pair, body.round))
+            .collect();
+        if culprits.as_ref() != Some(&body.expelled) {
+            return false;
+        }
+        let entitled = |admission: &Signed<Admission>| {
+            self.may_enter(admission)
+                .is_some_and(|entry| !body.expelled.contains(&entry.peer))
+        };
+        if !proposal.admissions.iter().all(entitled) {
+            return false;
+        }
+        let change = RosterChange {
+            missing: &body.missing,
+            admissions: &proposal.admissions,
+            leaving,
+            expelled: &body.expelled,
+            absent_rounds: self.info.terms.absent_rounds,
+        };
+        let roster = next_roster(self.roster(), body.round, &change);
+        let led = roster.has(&body.lead, Role::Coordinator) || roster.succession().is_empty();
+        roster == body.roster && roster.len() <= (self.info.terms.max_members as usize).max(self.roster().len()) && led
+    }
+
+    /// Who a leave message takes out of the roster, if it is one of a member.
+    fn leaver(&self, leave: &Signed<Message>) -> Option<PeerId> {
+        let verified = leave.verify().ok()?;
+        let is_leave = matches!(verified.value(), Message::Leave { .. });
+        let known = leave.session() == self.info.session && self.roster().get(&leave.signer()).is_some();
+        (is_leave && known).then(|| leave.signer())
+    }
+
+    /// Who a pair of claims convicts, if it does.
+    fn culprit(&self, pair: &(Signed<Message>, Signed<Message>), round: u64) -> Option<PeerId> {
+        let (first, second) = (pair.0.verify().ok()?, pair.1.verify().ok()?);
+        let of_session = [&first, &second]
+            .iter()
+            .all(|claim| claim.session() == self.info.session);
+        let (Message::Update(a), Message::Update(b)) = (first.value(), second.value()) else {
+            return None;
+        };
+        let same_round = a.round == round && b.round == round;
+        let convicted =
+            of_session && same_round && first.signer() == second.signer() && first.signed() != second.signed();
+        (convicted && self.roster().get(&first.signer()).is_some()).then(|| first.signer())
+    }
+
+    /// The admission inside, if it is genuine and may be used now.
+    pub(crate) fn may_enter(&self, admission: &Signed<Admission>) -> Option<Admission> {
+        let verified = admission.verify().ok()?;
+        let entry = verified.value();
+        let issuer = admission.signer();
+        let may_invite = issuer == self.info.creator || self.roster().has(&issuer, Role::Coordinator);
+        let sound = admission.session() == self.info.session && entry.roles.is_known() && !entry.roles.is_empty();
+        let outside = self.roster().get(&entry.peer).is_none() && !self.expelled.contains(&entry.peer);
+        (may_invite && sound && outside).then(|| entry.clone())
+    }
+
+    /// Votes, once a term.
+    pub(crate) fn vote(&mut self, message: &Verified<Message>, term: Term, id: BodyId) {
+        let Message::Proposal(proposal) = message.value() else {
+            return;
+        };
+        let voters = if self.chain.is_empty() {
+            &proposal.body.roster
+        } else {
+            self.roster()
+        };
+        let (round, may_vote) = (proposal.body.round, voters.voters().any(|voter| voter == self.me));
+        if !may_vote || term < self.succession.term {
+            return;
+        }
+        let proposal = message.signed().clone();
+        if self.work.vote.as_ref().is_none_or(|locked| locked.term < term) {
+            self.persist(JournalEntry::Voted {
+                round,
+                term,
+                proposal: proposal.clone(),
+            });
+            self.work.vote = Some(Locked {
+                term,
+                body: id,
+                proposal,
+            });
+            self.event(Event::Voted { round, term, body: id });
+        }
+        self.send_vote(message.signer(), term, id);
+    }
+
+    fn send_vote(&mut self, to: PeerId, term: Term, body: BodyId) {
+        let signed = self.sign(&Message::Vote(Vote {
+            round: self.round(),
+            term,
+            body,
+        }));
+        if to == self.me {
+            self.count_vote(
+                self.me,
+                &Vote {
+                    round: self.round(),
+                    term,
+                    body,
+                },
+                &signed,
+            );
+        } else {
+            self.send_signed(to, signed);
+        }
+    }
+
+    // ---- settling ---------------------------------------------------------------------------------------------------
+
+    pub(crate) fn on_vote(&mut self, message: &Verified<Message>, vote: &Vote) {
+        if self.is_current(message.signer(), vote.round, "vote") {
+            self.count_vote(message.signer(), vote, message.signed());
+        }
+    }
+
+    fn count_vote(&mut self, voter: PeerId, vote: &Vote, signed: &Signed<Message>) {
+        let founding = self.chain.is_empty();
+        let roster = self.roster().clone();
+        let Some(lead) = &mut self.work.lead else { return };
+        let term = lead.term;
+        let Stage::Proposed(proposed) = &mut lead.stage else {
+            return;
+        };
+        let roster = if founding {
+            &proposed.proposal.body.roster
+        } else {
+            &roster
+        };
+        if !roster.voters().any(|member| member == voter) || (vote.term, vote.body) != (term, proposed.id) {
+            return;
+        }
+        proposed.votes.insert(voter, signed.signature());
+        if proposed.votes.len() < roster.majority() {
+            return;
+        }
+        let votes = proposed
+            .votes
+            .iter()
+            .map(|(voter, signature)| (*voter, *signature))
+            .collect();
+        let body = proposed.proposal.body.clone();
+        let before: BTreeSet<PeerId> = self.roster().peers().collect();
+        let settlement = Arc::new(Settlement::new(body, term, votes));
+        let held = self.succession.computed == Some(settlement.body.state);
+        self.adopt(settlement.clone(), held);
+        let message = self.sign(&Message::Settled(settlement));
+        self.broadcast(message.clone());
+        // Those who leave are not in the new roster, and wait for this.
+        for gone in before
+            .into_iter()
+            .filter(|peer| self.roster().get(peer).is_none())
+            .collect::<Vec<_>>()
+        {
+            self.send_signed(gone, message.clone());
+        }
+        self.begin_round();
+    }
+
+    /// A settlement, or several in the order of rounds, from anyone: the votes in it prove it.
+    pub(crate) fn on_settlements(&mut self, from: PeerId, settlements: &[Arc<Settlement>]) {
+        let mut adopted = false;
+        for settlement in settlements {
+            let round = settlement.body.round;
+            if round > self.round() {
+                self.ask_for_settlements(from);
+                break;
+            }
+            if round < self.round() {
+                continue;
+            }
+            let before = self.chain.last().map(|last| &**last);
+            if !settlement.follows(&self.info.session, &self.info.creator, before) {
+                self.charge(Evidence::plain(from, Reject::BadSettlement, round, "settled"));
+                break;
+            }
+            let held = self.succession.computed == Some(settlement.body.state);
+            self.adopt(settlement.clone(), held);
+            adopted = true;
+        }
+        if adopted {
+            self.begin_round();
+            if settlements.len() == crate::limits::CATCH_UP_SETTLEMENTS {
+                self.ask_for_settlements(from);
+            }
+        }
+    }
+}
+
+fn body_after(last: &Settlement, machine: &Machine) -> (BodyId, u64) {
+    (last.id(&machine.info.session), last.body.round + 1)
+}
+
+/// The roster after a round: leavers, the expelled and the long lost go, the admitted come, absences are counted.
+pub(crate) fn next_roster(roster: &Roster, round: u64, change: &RosterChange<'_>) -> Roster {
+    let lost: BTreeSet<PeerId> = change
+        .missing
+        .iter()
+        .filter(|(_, absence)| matches!(absence, Absence::Lost | Absence::Withheld))
+        .map(|(peer, _)| *peer)
+        .collect();
+    let stays = |peer: &PeerId| !change.leaving.contains(peer) && !change.expelled.contains(peer);
+    let count = |peer: &PeerId, member: &Member| if lost.contains(peer) { member.absent + 1 } else { 0 };
+    let counted = roster.iter().filter(|(peer, _)| stays(peer));
+    let counted = counted.map(|(peer, member)| {
+        (
+            *peer,
+            Member {
+                absent: count(peer, member),
+                ..*member
+            },
+        )
+    });
+    let mut next = Roster::new(counted.filter(|(_, member)| member.absent < change.absent_rounds));
+    for admission in change.admissions {
+        if let Ok(verified) = admission.verify() {
+            let entry = verified.value();
+            next.insert(
+                entry.peer,
+                Member {
+                    roles: entry.roles,
+                    since: round + 1,
+                    absent: 0,
+                },
+            );
+        }
+    }
+    next
+}

@@ -1,0 +1,88 @@
+//! Phase one: local steps, and the signed claim that announces their update.
+//! What the steps are is the worker's business; here an update is a content id, and there is one a round.
+
+use crate::event::Event;
+use crate::identity::BlobId;
+use crate::journal::JournalEntry;
+use crate::machine::{Job, Machine};
+use crate::message::{Message, UpdateClaim};
+use crate::session::Role;
+use crate::signed::Signed;
+use crate::task::{Task, TrainReport};
+
+/// This member's own part of the round.
+#[derive(Debug, Default)]
+pub(crate) struct Training {
+    /// The claim, once the update is ready. Durable before it was sent, so that a restart sends the same.
+    pub claim: Option<Signed<Message>>,
+    /// Training is not possible in this round; the operator was told why.
+    pub failed: bool,
+}
+
+impl Machine {
+    /// Starts local steps, or announces the update that is ready already.
+    pub(crate) fn train(&mut self) {
+        let Some(base) = self.base.filter(|base| base.held) else {
+            return;
+        };
+        if self.chain.is_empty() || self.is_finished() || !self.roster().has(&self.me, Role::Trainer) {
+            return;
+        }
+        if self.work.training.claim.is_some() {
+            return self.send_claim();
+        }
+        if !self.work.training.failed && !self.has_job(&Job::Train) {
+            let round = self.round();
+            self.compute(
+                Job::Train,
+                Task::Train {
+                    round,
+                    base: base.state,
+                },
+            );
+        }
+    }
+
+    pub(crate) fn on_trained(&mut self, payload: BlobId, bytes: u64, report: TrainReport) {
+        let base = self.base.expect("training had a base").state;
+        let round = self.round();
+        let claim = self.sign(&Message::Update(UpdateClaim {
+            round,
+            base,
+            payload,
+            bytes,
+            report,
+        }));
+        self.persist(JournalEntry::Claimed {
+            round,
+            claim: claim.clone(),
+        });
+        self.event(Event::UpdateReady {
+            round,
+            payload,
+            bytes,
+            report,
+        });
+        self.work.training.claim = Some(claim);
+        self.succession.claimed_at = Some(self.now);
+        self.send_claim();
+    }
+
+    pub(crate) fn on_training_failed(&mut self) {
+        self.work.training.failed = true;
+    }
+
+    /// Sends the claim to whoever leads now. Repeated with each heartbeat until there is a proposal.
+    pub(crate) fn send_claim(&mut self) {
+        let Some(claim) = self.work.training.claim.clone() else {
+            return;
+        };
+        let coordinator = self.coordinator();
+        if coordinator == self.me {
+            let own = claim.verify().expect("own claims verify");
+            self.take_claim(&own);
+        } else {
+            self.send_signed(coordinator, claim);
+        }
+    }
+}

@@ -1,0 +1,458 @@
+//! A session as its machine sees it: terms that all members share, roles, and the roster of a round.
+//! It does not know models, rules or encodings: those are the worker's, and reach it as ids and verdicts.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::identity::PeerId;
+use crate::limits;
+
+/// What a member does in a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Role {
+    /// Trains on its own data and sends updates.
+    Trainer = 1,
+    /// Computes curvature (a room to come).
+    Curvature = 2,
+    /// May lead rounds, and mint invites.
+    Coordinator = 4,
+    /// Scores on private held-out data (a room to come).
+    Validator = 8,
+    /// Follows and receives the model.
+    Observer = 16,
+}
+
+impl Role {
+    const ALL: [(Role, &'static str); 5] = [
+        (Role::Trainer, "trainer"),
+        (Role::Curvature, "curvature"),
+        (Role::Coordinator, "coordinator"),
+        (Role::Validator, "validator"),
+        (Role::Observer, "observer"),
+    ];
+}
+
+/// A set of roles.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Default)]
+pub struct Roles(u8);
+
+impl Roles {
+    /// The set of these.
+    pub fn of(roles: &[Role]) -> Self {
+        Self(roles.iter().fold(0, |bits, role| bits | *role as u8))
+    }
+
+    /// Whether the set holds `role`.
+    pub fn has(self, role: Role) -> bool {
+        self.0 & role as u8 != 0
+    }
+
+    /// Whether every role of `self` is in `other`.
+    pub fn within(self, other: Roles) -> bool {
+        self.0 & !other.0 == 0
+    }
+
+    /// Whether no role is in the set.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether all bits are roles that this version knows.
+    pub fn is_known(self) -> bool {
+        self.0 & !0b1_1111 == 0
+    }
+}
+
+impl fmt::Display for Roles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = Role::ALL
+            .iter()
+            .filter(|(role, _)| self.has(*role))
+            .map(|(_, name)| *name)
+            .collect();
+        f.write_str(&names.join(","))
+    }
+}
+
+impl fmt::Debug for Roles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Roles({self})")
+    }
+}
+
+/// A list of role names could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a role: use trainer, coordinator, observer, validator or curvature, separated by commas")]
+pub struct RoleError(String);
+
+impl FromStr for Roles {
+    type Err = RoleError;
+
+    fn from_str(text: &str) -> Result<Self, RoleError> {
+        let mut bits = 0;
+        for word in text.split(',').map(str::trim) {
+            let (role, _) = Role::ALL
+                .iter()
+                .find(|(_, name)| *name == word)
+                .ok_or_else(|| RoleError(word.into()))?;
+            bits |= *role as u8;
+        }
+        Ok(Self(bits))
+    }
+}
+
+/// How a member convinces itself of a proposed state before it votes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum Verification {
+    /// Fetch every update that the proposal uses, aggregate again, compare digests: a lying coordinator gets no vote.
+    /// Costs each member the download of all updates.
+    #[default]
+    Recompute,
+    /// Check the updates' signatures and vote; fetch the new state and check its digest. Trusts the coordinator's arithmetic.
+    Digest,
+}
+
+/// When the coordinator stops waiting for updates: `median + k · MAD` of the arrival offsets so far, once a quorum
+/// is in, held between floor and cap.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DeadlineConfig {
+    /// Never closes earlier than this after the round began, in milliseconds.
+    pub floor_ms: u64,
+    /// Never waits longer than this once a quorum is in, in milliseconds.
+    pub cap_ms: u64,
+    /// How many median absolute deviations beyond the median a member may be.
+    pub k: u32,
+}
+
+impl Default for DeadlineConfig {
+    fn default() -> Self {
+        // k = 6 keeps honest stragglers (MAD of a normal is 0.67 sigma: 6 MAD are 4 sigma); the floor covers jitter
+        // when all arrive together; the cap is what an operator would wait before calling somebody.
+        Self {
+            floor_ms: 2_000,
+            cap_ms: 600_000,
+            k: 6,
+        }
+    }
+}
+
+/// What the members of a session agree on about the protocol. Part of the session's configuration, hence of its id.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Terms {
+    /// Rounds to settle before the session is finished.
+    pub rounds: u64,
+    /// Updates that a round needs at the least (or all trainers' where there are fewer).
+    pub min_members: u32,
+    /// Members that must be present to begin; 0 means `min_members`.
+    pub begin_members: u32,
+    /// Whether the creator trains too, or only coordinates.
+    pub creator_trains: bool,
+    /// Members that are admitted at most.
+    pub max_members: u32,
+    /// Share of the roster's trainers whose updates a round needs, in percent.
+    pub quorum_percent: u8,
+    /// How a proposal is checked before a vote.
+    pub verification: Verification,
+    /// When the coordinator stops waiting.
+    pub deadline: DeadlineConfig,
+    /// Every member is heard at least this often, in milliseconds.
+    pub heartbeat_ms: u64,
+    /// A coordinator (or member) not heard for this long counts as lost, in milliseconds.
+    pub lost_after_ms: u64,
+    /// A member that was absent for this many settled rounds leaves the roster; it may come back by itself.
+    pub absent_rounds: u32,
+    /// Largest payload of an update, in bytes.
+    pub max_payload_bytes: u64,
+    /// Largest state, in bytes.
+    pub max_state_bytes: u64,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self {
+            rounds: 20,
+            min_members: 2,
+            begin_members: 0,
+            creator_trains: true,
+            max_members: 64,
+            quorum_percent: 60,
+            verification: Verification::Recompute,
+            deadline: DeadlineConfig::default(),
+            heartbeat_ms: 1_000,
+            lost_after_ms: 5_000,
+            absent_rounds: 3,
+            max_payload_bytes: 1 << 30,
+            max_state_bytes: 4 << 30,
+        }
+    }
+}
+
+/// Terms that cannot work, and why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TermsError {
+    /// A number is out of its range.
+    #[error("{key} = {value} is out of range: it must be {range}")]
+    Range {
+        /// The key in the file.
+        key: &'static str,
+        /// What it holds.
+        value: u64,
+        /// What it may hold.
+        range: &'static str,
+    },
+}
+
+impl Terms {
+    /// Refuses terms that no session could run under.
+    pub fn check(&self) -> Result<(), TermsError> {
+        let range = |ok: bool, key, value, range| {
+            if ok {
+                Ok(())
+            } else {
+                Err(TermsError::Range { key, value, range })
+            }
+        };
+        range(
+            (1..=1_000_000).contains(&self.rounds),
+            "rounds",
+            self.rounds,
+            "1 to 1000000",
+        )?;
+        let (min, max) = (u64::from(self.min_members), u64::from(self.max_members));
+        range((1..=max).contains(&min), "min_members", min, "1 to max_members")?;
+        range(max <= limits::MEMBERS as u64, "max_members", max, "at most 2048")?;
+        range(
+            self.begin_members <= self.max_members,
+            "begin_members",
+            u64::from(self.begin_members),
+            "at most max_members",
+        )?;
+        let quorum = u64::from(self.quorum_percent);
+        range((1..=100).contains(&quorum), "quorum_percent", quorum, "1 to 100")?;
+        let deadline = &self.deadline;
+        range(
+            deadline.floor_ms <= deadline.cap_ms,
+            "deadline.floor_ms",
+            deadline.floor_ms,
+            "at most deadline.cap_ms",
+        )?;
+        range(
+            (1..=1_000).contains(&deadline.k),
+            "deadline.k",
+            u64::from(deadline.k),
+            "1 to 1000",
+        )?;
+        range(
+            (50..=600_000).contains(&self.heartbeat_ms),
+            "heartbeat_ms",
+            self.heartbeat_ms,
+            "50 to 600000",
+        )?;
+        range(
+            self.lost_after_ms >= 2 * self.heartbeat_ms && self.lost_after_ms <= 3_600_000,
+            "lost_after_ms",
+            self.lost_after_ms,
+            "at least twice heartbeat_ms, at most 3600000",
+        )?;
+        range(
+            self.absent_rounds >= 1,
+            "absent_rounds",
+            u64::from(self.absent_rounds),
+            "at least 1",
+        )?;
+        range(
+            self.max_payload_bytes >= 64,
+            "max_payload_bytes",
+            self.max_payload_bytes,
+            "at least 64",
+        )?;
+        range(
+            self.max_state_bytes >= 64,
+            "max_state_bytes",
+            self.max_state_bytes,
+            "at least 64",
+        )
+    }
+
+    /// Updates that a round needs when the roster has `trainers`.
+    pub fn updates_needed(&self, trainers: usize) -> usize {
+        let quorum = (trainers * usize::from(self.quorum_percent)).div_ceil(100);
+        quorum.max(trainers.min(self.min_members as usize)).max(1)
+    }
+
+    /// Members that must be present before round 0 can be settled.
+    pub fn members_to_begin(&self) -> usize {
+        if self.begin_members == 0 {
+            self.min_members as usize
+        } else {
+            self.begin_members as usize
+        }
+    }
+}
+
+/// One member as the roster lists it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// What it may do.
+    pub roles: Roles,
+    /// The round from which it is a member; with the id it gives the order of succession.
+    pub since: u64,
+    /// Settled rounds in a row without its update.
+    pub absent: u32,
+}
+
+/// The members of a round, agreed by the settlement before it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Roster {
+    members: BTreeMap<PeerId, Member>,
+}
+
+impl Roster {
+    /// A roster of these.
+    pub fn new(members: impl IntoIterator<Item = (PeerId, Member)>) -> Self {
+        Self {
+            members: members.into_iter().collect(),
+        }
+    }
+
+    /// The member behind `peer`, if it is one.
+    pub fn get(&self, peer: &PeerId) -> Option<&Member> {
+        self.members.get(peer)
+    }
+
+    /// Whether `peer` is a member with `role`.
+    pub fn has(&self, peer: &PeerId, role: Role) -> bool {
+        self.members.get(peer).is_some_and(|member| member.roles.has(role))
+    }
+
+    /// All members in the order of their ids.
+    pub fn iter(&self) -> impl Iterator<Item = (&PeerId, &Member)> {
+        self.members.iter()
+    }
+
+    /// All ids in order.
+    pub fn peers(&self) -> impl Iterator<Item = PeerId> + '_ {
+        self.members.keys().copied()
+    }
+
+    /// The members with `role`, in order of ids.
+    pub fn with(&self, role: Role) -> impl Iterator<Item = PeerId> + '_ {
+        self.members
+            .iter()
+            .filter(move |(_, member)| member.roles.has(role))
+            .map(|(peer, _)| *peer)
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Whether nobody is a member.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// Votes that settle a round: more than half of the voters, so that two settlements of a round share a voter.
+    pub fn majority(&self) -> usize {
+        self.voters().count() / 2 + 1
+    }
+
+    /// Who votes: every member but pure observers.
+    pub fn voters(&self) -> impl Iterator<Item = PeerId> + '_ {
+        self.members
+            .iter()
+            .filter(|(_, member)| member.roles.has(Role::Trainer) || member.roles.has(Role::Coordinator))
+            .map(|(peer, _)| *peer)
+    }
+
+    /// The order in which members lead: those who may coordinate, eldest first, then by id.
+    pub fn succession(&self) -> Vec<PeerId> {
+        let mut line: Vec<_> = self
+            .members
+            .iter()
+            .filter(|(_, m)| m.roles.has(Role::Coordinator))
+            .collect();
+        line.sort_by_key(|(peer, member)| (member.since, **peer));
+        line.into_iter().map(|(peer, _)| *peer).collect()
+    }
+
+    /// Adds or replaces a member.
+    pub fn insert(&mut self, peer: PeerId, member: Member) {
+        self.members.insert(peer, member);
+    }
+
+    /// Removes a member.
+    pub fn remove(&mut self, peer: &PeerId) {
+        self.members.remove(peer);
+    }
+}
+
+/// Where a session is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lifecycle {
+    /// Waiting for enough members to begin.
+    Gathering,
+    /// Rounds settle.
+    Running,
+    /// Too few members are heard for a round to settle; it goes on by itself when they are back.
+    Paused,
+    /// All rounds are settled.
+    Finished,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roles_read_back() {
+        let roles = Roles::of(&[Role::Trainer, Role::Coordinator]);
+        assert_eq!("coordinator, trainer".parse(), Ok(roles));
+        assert_eq!(roles.to_string(), "trainer,coordinator");
+        assert!("boss".parse::<Roles>().is_err());
+        assert!(!Roles(32).is_known());
+    }
+
+    #[test]
+    fn two_majorities_always_share_a_voter() {
+        for n in 1..=9u8 {
+            let member = Member {
+                roles: Roles::of(&[Role::Trainer]),
+                since: 0,
+                absent: 0,
+            };
+            let roster = Roster::new((0..n).map(|i| (PeerId([i; 32]), member)));
+            assert!(2 * roster.majority() > usize::from(n));
+        }
+    }
+
+    #[test]
+    fn default_terms_pass_their_own_check() {
+        assert_eq!(Terms::default().check(), Ok(()));
+        assert!(
+            Terms {
+                quorum_percent: 0,
+                ..Terms::default()
+            }
+            .check()
+            .is_err()
+        );
+        assert!(
+            Terms {
+                lost_after_ms: 1_000,
+                ..Terms::default()
+            }
+            .check()
+            .is_err()
+        );
+    }
+}

@@ -1,0 +1,430 @@
+//! The federated topology: members talk to a coordinator, and replace it in a fixed order when it is lost.
+//! A change of term needs a majority of promises not to vote in earlier terms, each with the sender's last vote: phase one
+//! of Paxos (Lamport 1998); so a round that may have settled under a lost coordinator settles the same under the next.
+
+use std::collections::BTreeMap;
+
+use crate::contract::Time;
+use crate::event::Event;
+use crate::identity::{BlobId, BodyId, PeerId};
+use crate::journal::JournalEntry;
+use crate::limits;
+use crate::machine::{Heard, Job, Machine};
+use crate::message::{Heartbeat, Message, Proposal, Term, TermChange};
+use crate::reject::{Evidence, Reject};
+use crate::round::exchanging::Lead;
+use crate::signed::{Signed, Verified};
+use crate::task::Round;
+
+/// Who leads, and what is known of those who want another leader.
+#[derive(Debug)]
+pub(crate) struct Succession {
+    /// The current term: this member votes in no earlier one of the round.
+    pub term: Term,
+    /// When the coordinator of the term was last heard (or the term began).
+    pub heard: Time,
+    /// When this member announced its update in the current term.
+    pub claimed_at: Option<Time>,
+    /// The state that this member computed in this round, if any.
+    pub computed: Option<BlobId>,
+    /// The highest term change of each voter, in this round.
+    changes: BTreeMap<PeerId, (TermChange, Signed<Message>)>,
+    /// When which round was last asked for: no more than once a heartbeat.
+    asked: Option<(Round, Time)>,
+}
+
+impl Succession {
+    pub(crate) fn new(now: Time) -> Self {
+        Self {
+            term: 0,
+            heard: now,
+            claimed_at: None,
+            computed: None,
+            changes: BTreeMap::new(),
+            asked: None,
+        }
+    }
+
+    pub(crate) fn begin_round(&mut self, now: Time) {
+        *self = Self {
+            asked: self.asked,
+            ..Self::new(now)
+        };
+    }
+}
+
+impl Machine {
+    /// Who leads a term of the current round.
+    pub(crate) fn coordinator_of(&self, term: Term) -> PeerId {
+        self.chain
+            .last()
+            .map_or(self.info.creator, |last| last.body.coordinator(term))
+    }
+
+    /// Who leads now, as far as this member knows.
+    pub(crate) fn coordinator(&self) -> PeerId {
+        self.coordinator_of(self.succession.term)
+    }
+
+    /// Whether this member leads now.
+    pub(crate) fn is_coordinator(&self) -> bool {
+        self.work.lead.is_some()
+    }
+
+    fn is_voter(&self) -> bool {
+        self.roster().voters().any(|voter| voter == self.me)
+    }
+
+    // ---- heartbeats -------------------------------------------------------------------------------------------------
+
+    pub(crate) fn spread_beat(&mut self, beat: Message) {
+        let signed = self.sign(&beat);
+        if self.is_coordinator() || self.me == self.info.creator && self.chain.is_empty() {
+            self.broadcast(signed.clone());
+            let waiting = self.door.waiting(self.roster());
+            waiting
+                .into_iter()
+                .for_each(|peer| self.send_signed(peer, signed.clone()));
+        } else {
+            self.send_signed(self.coordinator(), signed);
+        }
+    }
+
+    /// Says again what may have been lost; once a heartbeat.
+    pub(crate) fn repeat_what_matters(&mut self) {
+        if self.chain.is_empty() {
+            return self.knock();
+        }
+        let listed = self.roster().get(&self.me).is_some();
+        if !listed && !self.leaving {
+            self.knock();
+        }
+        if self.leaving {
+            let leave = Message::Leave { round: self.round() };
+            self.send(self.coordinator(), &leave);
+        }
+        if self.is_finished() {
+            return;
+        }
+        let heard_of_term = self.now.since(self.succession.heard) <= self.info.terms.heartbeat_ms * 2;
+        if self.succession.term > 0 && !self.is_coordinator() && !heard_of_term && self.is_voter() {
+            self.send_term_change();
+        }
+        if self.work.vote.is_none() && self.work.check.is_none() && !self.is_coordinator() {
+            self.send_claim();
+        }
+        self.repeat_proposal();
+        self.resume_checking();
+    }
+
+    pub(crate) fn on_heartbeat(&mut self, from: PeerId, beat: &Heartbeat) {
+        if !self.is_known(&from) {
+            return;
+        }
+        let heard = self.heard.entry(from).or_insert(Heard {
+            at: self.now,
+            beat: None,
+        });
+        if heard
+            .beat
+            .as_ref()
+            .is_some_and(|last| (last.boot, last.count) >= (beat.boot, beat.count))
+        {
+            return;
+        }
+        heard.beat = Some(beat.clone());
+        if self.chain.is_empty() {
+            if beat.settled.is_some() {
+                self.ask_for_settlements(from);
+            }
+            return;
+        }
+        // A coordinator that lags or leads in rounds is alive; one of an earlier term is not the coordinator any more.
+        let leads = from == self.coordinator() && (beat.round != self.round() || beat.term >= self.succession.term);
+        if leads {
+            self.succession.heard = self.now;
+        }
+        if beat.round > self.round() {
+            self.ask_for_settlements(from);
+        } else if beat.round < self.round() {
+            self.on_catch_up(from, beat.round);
+        }
+    }
+
+    /// Asks for what was settled without us.
+    pub(crate) fn ask_for_settlements(&mut self, from: PeerId) {
+        let (round, now) = (self.round(), self.now);
+        let recent = |(asked, at): (Round, Time)| asked == round && now.since(at) < self.info.terms.heartbeat_ms;
+        if self.succession.asked.is_some_and(recent) {
+            return;
+        }
+        self.succession.asked = Some((round, now));
+        self.send(from, &Message::CatchUp { from: round });
+    }
+
+    // ---- losing the coordinator -------------------------------------------------------------------------------------
+
+    /// When this member gives the coordinator up; None while it leads itself or has no say.
+    pub(crate) fn suspect_at(&self) -> Option<Time> {
+        if self.chain.is_empty() || self.is_finished() || self.is_coordinator() || !self.is_voter() {
+            return None;
+        }
+        let terms = &self.info.terms;
+        // Later terms get more time: two members that are out of step meet.
+        let patience = terms.lost_after_ms * (1 + u64::from(self.succession.term.min(4)));
+        let silent = self.succession.heard.after_ms(patience);
+        // A coordinator that is heard and never proposes is as bad as a silent one.
+        let stuck = |claimed: Time| claimed.after_ms(terms.deadline.cap_ms + 4 * terms.lost_after_ms);
+        Some(
+            self.succession
+                .claimed_at
+                .map_or(silent, |claimed| silent.min(stuck(claimed))),
+        )
+    }
+
+    pub(crate) fn watch_coordinator(&mut self) {
+        let Some(at) = self.suspect_at() else { return };
+        let banned = self.reputation.is_banned(&self.coordinator());
+        if self.now >= at || banned {
+            self.suspect();
+        }
+    }
+
+    /// As a coordinator that cannot do its duty: asks for the next term.
+    pub(crate) fn step_down(&mut self) {
+        self.work.lead = None;
+        let next = self.succession.term + 1;
+        self.move_to_term(next);
+    }
+
+    fn suspect(&mut self) {
+        let term = self.succession.term;
+        let asked = self
+            .succession
+            .changes
+            .iter()
+            .filter(|(peer, _)| **peer != self.me)
+            .map(|(_, (change, _))| change.term);
+        let highest = asked
+            .filter(|asked| *asked <= term.saturating_add(limits::TERMS_AHEAD))
+            .max()
+            .unwrap_or(0);
+        let elected = term == 0 || self.promises(term).len() >= self.roster().majority();
+        if highest > term {
+            self.move_to_term(highest);
+        } else if elected || self.reputation.is_banned(&self.coordinator()) {
+            self.move_to_term(term.saturating_add(1));
+        } else {
+            // Too few members ask for this term yet: a higher one would not help.
+            self.succession.heard = self.now;
+            self.send_term_change();
+        }
+    }
+
+    fn move_to_term(&mut self, term: Term) {
+        let lost = self.coordinator();
+        self.enter_term(term);
+        let (round, next) = (self.round(), self.coordinator());
+        self.event(Event::CoordinatorLost {
+            round,
+            term,
+            lost,
+            next,
+        });
+        self.send_term_change();
+    }
+
+    /// Promises to vote in no term before `term`.
+    pub(crate) fn enter_term(&mut self, term: Term) {
+        if term <= self.succession.term {
+            return;
+        }
+        let round = self.round();
+        self.persist(JournalEntry::Promised { round, term });
+        self.succession.term = term;
+        self.succession.heard = self.now;
+        self.succession.claimed_at = self.succession.claimed_at.map(|_| self.now);
+        self.work.lead = None;
+        self.work.check = None;
+        self.drop_jobs(|job| {
+            matches!(
+                job,
+                Job::Payload(_) | Job::Aggregate | Job::CheckPayload(_) | Job::Check
+            )
+        });
+        if self.work.training.claim.is_some() {
+            self.send_claim();
+        }
+    }
+
+    fn send_term_change(&mut self) {
+        let locked = self.work.vote.as_ref().map(|vote| (vote.term, vote.body));
+        let change = TermChange {
+            round: self.round(),
+            term: self.succession.term,
+            locked,
+        };
+        let signed = self.sign(&Message::TermChange(change));
+        // The next coordinator needs the proposal itself to repeat it.
+        if let Some(vote) = &self.work.vote {
+            let proposal = vote.proposal.clone();
+            self.send_signed(self.coordinator(), proposal);
+        }
+        self.succession.changes.insert(self.me, (change, signed.clone()));
+        self.broadcast(signed);
+        self.try_to_lead();
+    }
+
+    pub(crate) fn on_term_change(&mut self, message: &Verified<Message>, change: &TermChange) {
+        let from = message.signer();
+        if !self.is_current(from, change.round, "term_change") {
+            return;
+        }
+        if !self.roster().voters().any(|voter| voter == from) {
+            return self.charge(Evidence::plain(from, Reject::NotEntitled, change.round, "term_change"));
+        }
+        let known = self.succession.changes.get(&from).map(|(known, _)| known.term);
+        if known.is_none_or(|known| known <= change.term) {
+            self.succession
+                .changes
+                .insert(from, (*change, message.signed().clone()));
+        }
+        if change.term > self.succession.term && self.is_voter() {
+            self.follow(from, change.term);
+        }
+        self.try_to_lead();
+    }
+
+    /// Joins a change of term that only this member's promise is missing to, or that the coordinator itself asks for.
+    fn follow(&mut self, from: PeerId, asked: Term) {
+        let term = self.succession.term;
+        if asked > term.saturating_add(limits::TERMS_AHEAD) {
+            return;
+        }
+        let mut above: Vec<Term> = self
+            .succession
+            .changes
+            .values()
+            .map(|(change, _)| change.term)
+            .filter(|other| *other > term)
+            .collect();
+        above.sort_unstable_by(|a, b| b.cmp(a));
+        let needed = self.roster().majority().saturating_sub(1).max(1);
+        if from == self.coordinator() {
+            self.move_to_term(asked);
+        } else if above.len() >= needed {
+            self.move_to_term(above[needed - 1].min(asked).max(term + 1));
+        }
+    }
+
+    fn promises(&self, term: Term) -> Vec<&(TermChange, Signed<Message>)> {
+        self.succession
+            .changes
+            .values()
+            .filter(|(change, _)| change.term == term)
+            .collect()
+    }
+
+    // ---- becoming the coordinator -----------------------------------------------------------------------------------
+
+    /// At the beginning of a round (or after a restart in it): leads if it is this member's turn.
+    pub(crate) fn lead_if_due(&mut self) {
+        if self.coordinator() != self.me || self.is_coordinator() || self.is_finished() || self.chain.is_empty() {
+            return;
+        }
+        if self.succession.term > 0 {
+            return self.try_to_lead();
+        }
+        self.work.lead = Some(Lead::new(0, self.now));
+        if let Some(signed) = self.work.own_proposals.get(&0).cloned() {
+            self.stand_by(signed);
+        }
+    }
+
+    /// Takes the role over once a majority has promised this term.
+    fn try_to_lead(&mut self) {
+        let term = self.succession.term;
+        if term == 0 || self.is_coordinator() || self.coordinator() != self.me {
+            return;
+        }
+        if self.base.is_none_or(|base| !base.held) {
+            return;
+        }
+        let promises = self.promises(term);
+        if promises.len() < self.roster().majority() {
+            return;
+        }
+        let highest = promises
+            .iter()
+            .filter_map(|(change, _)| change.locked)
+            .max_by_key(|(term, _)| *term);
+        let justification: Vec<_> = promises.iter().map(|(_, signed)| signed.clone()).collect();
+        let repeated = match highest {
+            None => None,
+            // Without the proposal itself it cannot be repeated: its voters will send it.
+            Some((_, id)) => match self.seen_proposal(&id) {
+                Some(proposal) => Some(proposal),
+                None => return,
+            },
+        };
+        let round = self.round();
+        self.event(Event::TookOver { round, term });
+        self.work.lead = Some(Lead {
+            justification: justification.clone(),
+            ..Lead::new(term, self.now)
+        });
+        if let Some(signed) = self.work.own_proposals.get(&term).cloned() {
+            self.stand_by(signed);
+        } else if let Some(proposal) = repeated {
+            self.issue(Proposal {
+                term,
+                justification,
+                ..proposal
+            });
+        } else {
+            self.send_claim();
+        }
+    }
+
+    fn seen_proposal(&self, id: &BodyId) -> Option<Proposal> {
+        let own = self
+            .work
+            .vote
+            .iter()
+            .filter(|vote| vote.body == *id)
+            .map(|vote| &vote.proposal);
+        let seen = self
+            .work
+            .seen
+            .values()
+            .filter(|(seen, _)| seen == id)
+            .map(|(_, signed)| signed);
+        let verified = own.chain(seen).next()?.verify().ok()?;
+        match verified.value() {
+            Message::Proposal(proposal) => Some((**proposal).clone()),
+            _ => None,
+        }
+    }
+
+    /// Whether a majority promised the proposal's term, and its body is the one that may have settled before.
+    pub(crate) fn is_term_justified(&self, proposal: &Proposal, id: &BodyId) -> bool {
+        if proposal.term == 0 {
+            return proposal.justification.is_empty();
+        }
+        let mut promised = BTreeMap::new();
+        for signed in &proposal.justification {
+            let Ok(verified) = signed.verify() else { return false };
+            let Message::TermChange(change) = verified.value() else {
+                return false;
+            };
+            let fits = (change.round, change.term) == (proposal.body.round, proposal.term);
+            let voter = self.roster().voters().any(|voter| voter == signed.signer());
+            if !fits || !voter || signed.session() != self.info.session {
+                return false;
+            }
+            promised.insert(signed.signer(), change.locked);
+        }
+        let locked = promised.values().flatten().max_by_key(|(term, _)| *term);
+        promised.len() >= self.roster().majority() && locked.is_none_or(|(_, body)| body == id)
+    }
+}
