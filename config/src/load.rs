@@ -1,0 +1,391 @@
+//! Reading configuration: defaults < file < environment (`SYNOD_…`) < flags, one layer over the other.
+//! Every refusal names the place (file and line, variable or flag), the key, the value and the reason.
+
+use std::ops::Range;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use toml::de::{DeTable, DeValue};
+
+use crate::node_config::NodeConfig;
+use crate::session_config::{SessionConfigError, SessionFile};
+
+/// One value that comes from the command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Override {
+    /// Where it was given, as the operator wrote it: `--device`, say.
+    pub place: String,
+    /// The dotted key.
+    pub key: String,
+    /// The value as text.
+    pub value: String,
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The file is not there or not readable.
+    #[error("cannot read {path}: {reason}; {remedy}")]
+    Unreadable {
+        /// The file.
+        path: String,
+        /// What the system says.
+        reason: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A value is wrong.
+    #[error("{place}: {key} = {value}: {reason}")]
+    Value {
+        /// File and line, variable or flag.
+        place: String,
+        /// The dotted key.
+        key: String,
+        /// The value as it stands there.
+        value: String,
+        /// Why it cannot be.
+        reason: String,
+    },
+    /// The text is not TOML, or a key is unknown.
+    #[error("{place}: {reason}")]
+    Text {
+        /// File and line.
+        place: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// A node's configuration from all its layers. `environment` is the process's variables, all of them.
+pub fn load_node(
+    path: &Path,
+    environment: impl IntoIterator<Item = (String, String)>,
+    flags: &[Override],
+) -> Result<NodeConfig, LoadError> {
+    let place = path.display().to_string();
+    let text = read(path, "make one with `node init`")?;
+    let file: NodeConfig = parse(&place, &text)?;
+    if let Err((key, reason)) = file.check() {
+        return Err(located(&place, &text, key, reason));
+    }
+    let mut table = toml::Table::try_from(&file).expect("a node's configuration is TOML");
+    let keys = leaves(&toml::Table::try_from(NodeConfig::default()).expect("defaults are TOML"));
+    let mut overrides = Vec::new();
+    for (name, value) in environment {
+        if let Some((key, _)) = keys.iter().find(|(key, _)| variable(key) == name) {
+            overrides.push(Override {
+                place: name,
+                key: key.clone(),
+                value,
+            });
+        }
+    }
+    overrides.extend_from_slice(flags);
+    let mut config = file;
+    for change in overrides {
+        config = apply(&mut table, &keys, &change)?;
+    }
+    Ok(config)
+}
+
+/// The variable that sets `key`: `network.mdns` is `SYNOD_NETWORK_MDNS`.
+pub fn variable(key: &str) -> String {
+    format!("SYNOD_{}", key.replace('.', "_").to_ascii_uppercase())
+}
+
+/// A session file from disk.
+pub fn load_session(path: &Path) -> Result<SessionFile, LoadError> {
+    let text = read(
+        path,
+        "give a session file (`node session create --help` shows one) or --preset NAME",
+    )?;
+    parse_session(&path.display().to_string(), &text)
+}
+
+/// A session file from text; `place` names it in errors.
+pub fn parse_session(place: &str, text: &str) -> Result<SessionFile, LoadError> {
+    parse(place, text)
+}
+
+/// Adds file and line to a refusal of a value that came from a session file's text.
+pub fn locate(place: &str, text: &str, error: SessionConfigError) -> LoadError {
+    match error {
+        SessionConfigError::Value { key, value, reason } => {
+            let at = find(text, &key).map_or_else(|| place.to_owned(), |span| at_line(place, text, span.start));
+            LoadError::Value {
+                place: at,
+                key,
+                value,
+                reason,
+            }
+        }
+        other => LoadError::Text {
+            place: place.to_owned(),
+            reason: other.to_string(),
+        },
+    }
+}
+
+fn read(path: &Path, remedy: &'static str) -> Result<String, LoadError> {
+    std::fs::read_to_string(path).map_err(|error| LoadError::Unreadable {
+        path: path.display().to_string(),
+        reason: error.to_string(),
+        remedy,
+    })
+}
+
+fn parse<T: DeserializeOwned>(place: &str, text: &str) -> Result<T, LoadError> {
+    toml::from_str(text).map_err(|error| {
+        let reason = error.message().trim().replace('\n', ", ");
+        let Some(span) = error.span() else {
+            return LoadError::Text {
+                place: place.to_owned(),
+                reason,
+            };
+        };
+        let place = at_line(place, text, span.start);
+        match key_at(text, &span) {
+            Some((key, value)) => LoadError::Value {
+                place,
+                key,
+                value,
+                reason,
+            },
+            None => LoadError::Text { place, reason },
+        }
+    })
+}
+
+fn located(place: &str, text: &str, key: String, reason: String) -> LoadError {
+    match find(text, &key) {
+        Some(span) => {
+            let value = text[span.clone()].to_owned();
+            LoadError::Value {
+                place: at_line(place, text, span.start),
+                key,
+                value,
+                reason,
+            }
+        }
+        None => LoadError::Text {
+            place: place.to_owned(),
+            reason: format!("{key}: {reason}"),
+        },
+    }
+}
+
+fn at_line(place: &str, text: &str, at: usize) -> String {
+    let line = text.as_bytes()[..at.min(text.len())]
+        .iter()
+        .filter(|byte| **byte == b'\n')
+        .count()
+        + 1;
+    format!("{place}, line {line}")
+}
+
+/// The span of the value of a dotted key; of the longest prefix of it that is there.
+fn find(text: &str, key: &str) -> Option<Range<usize>> {
+    let root = DeTable::parse(text).ok()?;
+    let (mut table, mut span) = (root.get_ref(), None);
+    for part in key.split('.') {
+        let Some((_, value)) = table.iter().find(|(name, _)| name.get_ref().as_ref() == part) else {
+            break;
+        };
+        span = Some(value.span());
+        match value.get_ref() {
+            DeValue::Table(next) => table = next,
+            _ => break,
+        }
+    }
+    span
+}
+
+/// The dotted key whose value (not a table) holds `span`, and that value as it stands in the text.
+fn key_at(text: &str, span: &Range<usize>) -> Option<(String, String)> {
+    fn walk(table: &DeTable<'_>, prefix: &str, at: usize) -> Option<(String, Range<usize>)> {
+        for (name, value) in table.iter() {
+            let key = format!("{prefix}{}", name.get_ref());
+            match value.get_ref() {
+                DeValue::Table(next) => {
+                    if let Some(found) = walk(next, &format!("{key}."), at) {
+                        return Some(found);
+                    }
+                }
+                _ if value.span().contains(&at) => return Some((key, value.span())),
+                _ => {}
+            }
+        }
+        None
+    }
+    let root = DeTable::parse(text).ok()?;
+    let (key, at) = walk(root.get_ref(), "", span.start)?;
+    Some((key, text[at].to_owned()))
+}
+
+/// Every key of a table that holds no table, dotted, with its value.
+fn leaves(table: &toml::Table) -> Vec<(String, toml::Value)> {
+    let mut found = Vec::new();
+    for (name, value) in table {
+        match value {
+            toml::Value::Table(inner) => {
+                found.extend(
+                    leaves(inner)
+                        .into_iter()
+                        .map(|(key, value)| (format!("{name}.{key}"), value)),
+                );
+            }
+            leaf => found.push((name.clone(), leaf.clone())),
+        }
+    }
+    found
+}
+
+/// Lays one value over the table and reads the whole again.
+fn apply(table: &mut toml::Table, keys: &[(String, toml::Value)], change: &Override) -> Result<NodeConfig, LoadError> {
+    let refuse = |reason: String| LoadError::Value {
+        place: change.place.clone(),
+        key: change.key.clone(),
+        value: format!("\"{}\"", change.value),
+        reason,
+    };
+    let Some((_, like)) = keys.iter().find(|(key, _)| *key == change.key) else {
+        return Err(refuse(
+            "there is no such setting; the file that `node init` writes lists them all".to_owned(),
+        ));
+    };
+    let value = typed(&change.value, like).map_err(refuse)?;
+    let mut at = &mut *table;
+    let (section, name) = change.key.rsplit_once('.').unwrap_or(("", &change.key));
+    for part in section.split('.').filter(|part| !part.is_empty()) {
+        let inner = at.get_mut(part).and_then(toml::Value::as_table_mut);
+        at = inner.expect("every section of the defaults is in every configuration");
+    }
+    at.insert(name.to_owned(), value);
+    let config = NodeConfig::deserialize(table.clone()).map_err(|error| refuse(error.message().trim().to_owned()))?;
+    config.check().map_err(|(_, reason)| refuse(reason))?;
+    Ok(config)
+}
+
+/// Reads text as the same kind of value as `like`; lists are separated by commas.
+fn typed(text: &str, like: &toml::Value) -> Result<toml::Value, String> {
+    match like {
+        toml::Value::Boolean(_) => match text {
+            "true" | "1" => Ok(true.into()),
+            "false" | "0" => Ok(false.into()),
+            _ => Err("expected true or false".to_owned()),
+        },
+        toml::Value::Integer(_) => text
+            .parse::<i64>()
+            .map(Into::into)
+            .map_err(|_| "expected a whole number".to_owned()),
+        toml::Value::Array(_) => {
+            let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+            Ok(toml::Value::Array(parts.map(|part| part.to_owned().into()).collect()))
+        }
+        _ => Ok(text.to_owned().into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str, variables: &[(&str, &str)], flags: &[(&str, &str, &str)]) -> Result<NodeConfig, LoadError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        std::fs::write(&path, text).unwrap();
+        let variables = variables
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let flags: Vec<_> = flags
+            .iter()
+            .map(|(place, key, value)| Override {
+                place: (*place).into(),
+                key: (*key).into(),
+                value: (*value).into(),
+            })
+            .collect();
+        load_node(&path, variables, &flags)
+    }
+
+    #[test]
+    fn each_layer_wins_over_the_one_below() {
+        assert!(load("", &[], &[]).unwrap().network.mdns);
+        let file = "[network]\nmdns = false\n[compute]\nthreads = 3";
+        assert!(!load(file, &[], &[]).unwrap().network.mdns);
+        let variables = [
+            ("SYNOD_NETWORK_MDNS", "true"),
+            ("SYNOD_COMPUTE_THREADS", "4"),
+            ("PATH", "/bin"),
+        ];
+        let config = load(file, &variables, &[("--threads", "compute.threads", "5")]).unwrap();
+        assert!(config.network.mdns);
+        assert_eq!(config.compute.threads, 5);
+        let listed = load(
+            "",
+            &[("SYNOD_NETWORK_LISTEN", "/ip4/1.2.3.4/tcp/1, /ip4/1.2.3.4/tcp/2")],
+            &[],
+        )
+        .unwrap();
+        assert_eq!(listed.network.listen, ["/ip4/1.2.3.4/tcp/1", "/ip4/1.2.3.4/tcp/2"]);
+    }
+
+    #[test]
+    fn refusals_name_place_key_value_and_reason() {
+        let cases: [(&str, &[(&str, &str)], &[&str]); 6] = [
+            (
+                "\n[network]\nmdns = 'yes'",
+                &[],
+                &["config.toml, line 3", "network.mdns = 'yes'", "expected a boolean"],
+            ),
+            (
+                "[network]\nmdsn = true",
+                &[],
+                &["config.toml, line 2", "mdsn", "unknown field"],
+            ),
+            (
+                "[compute]\n\ndevice = 'gpu'",
+                &[],
+                &["line 3", "compute.device = 'gpu'", "cuda:N"],
+            ),
+            ("[network\n", &[], &["config.toml, line 1"]),
+            (
+                "",
+                &[("SYNOD_COMPUTE_THREADS", "many")],
+                &["SYNOD_COMPUTE_THREADS", "\"many\"", "whole number"],
+            ),
+            (
+                "",
+                &[("SYNOD_COMPUTE_DEVICE", "gpu")],
+                &["SYNOD_COMPUTE_DEVICE", "compute.device", "cuda:N"],
+            ),
+        ];
+        for (text, variables, parts) in cases {
+            let error = load(text, variables, &[]).unwrap_err().to_string();
+            for part in parts {
+                assert!(error.contains(part), "`{part}` is not in: {error}");
+            }
+        }
+        let error = load("", &[], &[("--set", "network.nothing", "1")])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("no such setting"), "{error}");
+    }
+
+    #[test]
+    fn a_session_files_cross_checks_tell_the_line() {
+        let text = "name = 'a'\n[protocol]\nrounds = 0\n";
+        let file = parse_session("s.toml", text).unwrap();
+        let error = file.found(synod_protocol::identity::PeerId([0; 32]), 0).unwrap_err();
+        let error = locate("s.toml", text, error).to_string();
+        assert_eq!(error, "s.toml, line 3: protocol.rounds = 0: it must be 1 to 1000000");
+        let error = parse_session("s.toml", "[training]\nlocal_step = 3")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("s.toml, line 2") && error.contains("local_step"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,372 @@
+//! A session's configuration: everything that its members must share, its canonical bytes, and the session id over them.
+//! Paths, devices and ports are not here: they are each machine's own business.
+
+use serde::{Deserialize, Serialize};
+use synod_aggregation::{EncodingConfig, OuterConfig, RuleConfig};
+use synod_protocol::identity::{PeerId, SessionId};
+use synod_protocol::limits;
+use synod_protocol::session::{Terms, TermsError};
+use synod_training::config::{ConfigError, TrainingConfig};
+
+/// First bytes of the canonical form.
+const MAGIC: [u8; 4] = *b"SYNC";
+/// Version of the canonical form.
+const VERSION: u8 = 1;
+/// Goes before the canonical bytes under the session id's hash.
+const ID_DOMAIN: &[u8] = b"synod/session/1\0";
+
+/// What an operator writes in a session file. Every key may be left out; then it has its default.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SessionFile {
+    /// The session's name, for people.
+    pub name: String,
+    /// Rounds, members, deadlines, limits.
+    pub protocol: Terms,
+    /// Model, optimizer, schedule, local steps.
+    pub training: TrainingConfig,
+    /// Rule, encoding, outer step.
+    pub aggregation: AggregationConfig,
+}
+
+/// How updates are combined.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AggregationConfig {
+    /// How the updates of a round become one.
+    pub rule: RuleConfig,
+    /// How an update is written for the wire.
+    pub encoding: EncodingConfig,
+    /// How the combined update moves the model.
+    pub outer: OuterConfig,
+}
+
+impl Default for AggregationConfig {
+    /// Institutions that know each other: the plain mean, half-size updates, DiLoCo's outer step.
+    fn default() -> Self {
+        Self {
+            rule: RuleConfig::Mean,
+            encoding: EncodingConfig::Bf16,
+            outer: OuterConfig::default(),
+        }
+    }
+}
+
+/// A founded session's configuration: the file, its founder and its hour, so that no two sessions share an id.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SessionConfig {
+    /// The session's name, for people.
+    pub name: String,
+    /// The member that founded it.
+    pub creator: PeerId,
+    /// When it was founded, in seconds since the Unix epoch.
+    pub created_unix_s: u64,
+    /// Rounds, members, deadlines, limits.
+    pub protocol: Terms,
+    /// Model, optimizer, schedule, local steps.
+    pub training: TrainingConfig,
+    /// Rule, encoding, outer step.
+    pub aggregation: AggregationConfig,
+}
+
+/// A session configuration that cannot work, or bytes that are none.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum SessionConfigError {
+    /// A value that cannot be used, alone or beside another one.
+    #[error("{key} = {value}: {reason}")]
+    Value {
+        /// The key, dotted, as in the session file.
+        key: String,
+        /// What it holds.
+        value: String,
+        /// Why that cannot be, and what can.
+        reason: String,
+    },
+    /// Bytes that do not hold a session's configuration.
+    #[error("these bytes are no session configuration of this version: update the node, or ask who sent them")]
+    NotAConfig,
+    /// Bytes that do not hash to the session's id.
+    #[error("the configuration received is not that of session {expected}: its hash is {got}; do not join")]
+    WrongId {
+        /// The id that was promised.
+        expected: SessionId,
+        /// The id of the bytes.
+        got: SessionId,
+    },
+}
+
+fn refuse(key: &str, value: impl ToString, reason: impl ToString) -> SessionConfigError {
+    SessionConfigError::Value {
+        key: key.to_owned(),
+        value: value.to_string(),
+        reason: reason.to_string(),
+    }
+}
+
+impl SessionFile {
+    /// Founds a session with this file's terms, if they can work.
+    pub fn found(self, creator: PeerId, created_unix_s: u64) -> Result<SessionConfig, SessionConfigError> {
+        let Self {
+            name,
+            protocol,
+            training,
+            aggregation,
+        } = self;
+        let config = SessionConfig {
+            name,
+            creator,
+            created_unix_s,
+            protocol,
+            training,
+            aggregation,
+        };
+        config.check()?;
+        Ok(config)
+    }
+}
+
+impl SessionConfig {
+    /// Refuses what cannot work, naming key, value and reason. A session's creator asks before it is founded; a joiner
+    /// asks again, because a malicious creator did not.
+    pub fn check(&self) -> Result<(), SessionConfigError> {
+        check_name(&self.name)?;
+        self.protocol.check().map_err(of_terms)?;
+        self.training.check().map_err(of_training)?;
+        self.check_aggregation()?;
+        self.check_sizes()
+    }
+
+    fn check_aggregation(&self) -> Result<(), SessionConfigError> {
+        let AggregationConfig { rule, encoding, outer } = &self.aggregation;
+        let members = self.protocol.min_members as usize;
+        rule.check(members).map_err(|error| {
+            refuse(
+                "aggregation.rule",
+                rule.name(),
+                format!("{error} (protocol.min_members = {members})"),
+            )
+        })?;
+        encoding
+            .check()
+            .map_err(|error| refuse("aggregation.encoding", encoding.name(), error))?;
+        outer.check().map_err(|error| refuse("aggregation.outer", "…", error))
+    }
+
+    fn check_sizes(&self) -> Result<(), SessionConfigError> {
+        let parameters = self.training.parameter_count();
+        let payload = self.aggregation.encoding.build().encoded_len(parameters) as u64;
+        if payload > self.protocol.max_payload_bytes {
+            let reason = format!("an update of {parameters} parameters has {payload} bytes: allow at least these");
+            return Err(refuse(
+                "protocol.max_payload_bytes",
+                self.protocol.max_payload_bytes,
+                reason,
+            ));
+        }
+        // Parameters and outer momentum, both f32; the frame around them is far below a kilobyte.
+        let state = 8 * parameters as u64 + 1024;
+        if state > self.protocol.max_state_bytes {
+            let reason = format!("a state of {parameters} parameters has about {state} bytes: allow at least these");
+            return Err(refuse(
+                "protocol.max_state_bytes",
+                self.protocol.max_state_bytes,
+                reason,
+            ));
+        }
+        Ok(())
+    }
+
+    /// The canonical bytes: magic, version, postcard. Equal configurations have equal bytes on every machine.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = MAGIC.to_vec();
+        bytes.push(VERSION);
+        bytes.extend(postcard::to_stdvec(self).expect("a configuration always encodes"));
+        bytes
+    }
+
+    /// Reads the canonical bytes; refuses others that would mean the same.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, SessionConfigError> {
+        if bytes.len() > limits::CONFIG_BYTES {
+            return Err(SessionConfigError::NotAConfig);
+        }
+        let body = bytes
+            .strip_prefix(&MAGIC)
+            .and_then(|rest| rest.strip_prefix(&[VERSION]));
+        let body = body.ok_or(SessionConfigError::NotAConfig)?;
+        let config: Self = postcard::from_bytes(body).map_err(|_| SessionConfigError::NotAConfig)?;
+        if config.to_bytes() != bytes {
+            return Err(SessionConfigError::NotAConfig);
+        }
+        Ok(config)
+    }
+
+    /// Reads bytes that a peer sent as the configuration of session `expected`, and checks all of it.
+    pub fn from_peer(bytes: &[u8], expected: SessionId) -> Result<Self, SessionConfigError> {
+        let got = session_id(bytes);
+        if got != expected {
+            return Err(SessionConfigError::WrongId { expected, got });
+        }
+        let config = Self::from_bytes(bytes)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The session's id.
+    pub fn id(&self) -> SessionId {
+        session_id(&self.to_bytes())
+    }
+}
+
+/// The id of the session whose canonical configuration these bytes are.
+pub fn session_id(canonical: &[u8]) -> SessionId {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(ID_DOMAIN);
+    hasher.update(canonical);
+    SessionId(*hasher.finalize().as_bytes())
+}
+
+fn check_name(name: &str) -> Result<(), SessionConfigError> {
+    let printable = name.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c));
+    if name.is_empty() || !printable || name.chars().count() > limits::NAME_CHARS {
+        let reason = format!(
+            "a session needs a name of 1 to {} letters, digits, `-`, `_` or `.` (in the file, or by --name)",
+            limits::NAME_CHARS
+        );
+        return Err(refuse("name", format!("\"{}\"", name.escape_default()), reason));
+    }
+    Ok(())
+}
+
+fn of_terms(error: TermsError) -> SessionConfigError {
+    let TermsError::Range { key, value, range } = error;
+    refuse(&format!("protocol.{key}"), value, format!("it must be {range}"))
+}
+
+fn of_training(error: ConfigError) -> SessionConfigError {
+    match error {
+        ConfigError::Range {
+            key,
+            value,
+            least,
+            most,
+        } => refuse(
+            &format!("training.{key}"),
+            value,
+            format!("it must be between {least} and {most}"),
+        ),
+        ConfigError::Heads { width, heads } => refuse(
+            "training.model.decoder.width",
+            width,
+            format!("it must be an even multiple of heads = {heads}"),
+        ),
+        ConfigError::KeyValueHeads { heads, kv_heads } => refuse(
+            "training.model.decoder.kv_heads",
+            kv_heads,
+            format!("it must divide heads = {heads}"),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CREATOR: PeerId = PeerId([7; 32]);
+
+    fn file(text: &str) -> SessionFile {
+        toml::from_str(text).unwrap()
+    }
+
+    fn found(text: &str) -> Result<SessionConfig, SessionConfigError> {
+        file(text).found(CREATOR, 1_700_000_000)
+    }
+
+    #[test]
+    fn every_kind_of_config_survives_its_canonical_bytes() {
+        let texts = [
+            "name = 'a'",
+            "name = 'a'\n[training.model.synthetic]\n[aggregation]\nrule = 'median'",
+            "name = 'a'\n[protocol]\nmin_members = 3\nquorum_percent = 100\n[aggregation.rule.trimmed_mean]\nf = 1",
+            "name = 'a'\n[aggregation.rule.centered_clip]\niterations = 2",
+            "name = 'a'\n[training.model.decoder]\nhidden = 64\n[training.schedule.cosine]\nfloor = 0.2",
+        ];
+        for text in texts {
+            let config = found(text).unwrap();
+            assert_eq!(
+                SessionConfig::from_bytes(&config.to_bytes()),
+                Ok(config.clone()),
+                "{text}"
+            );
+            assert_eq!(
+                SessionConfig::from_peer(&config.to_bytes(), config.id()),
+                Ok(config),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_id_depends_on_every_part() {
+        let config = found("name = 'a'").unwrap();
+        let later = SessionConfig {
+            created_unix_s: 1_700_000_001,
+            ..config.clone()
+        };
+        let renamed = SessionConfig {
+            name: "b".into(),
+            ..config.clone()
+        };
+        assert_ne!(config.id(), later.id());
+        assert_ne!(config.id(), renamed.id());
+        let foreign = SessionConfig::from_peer(&later.to_bytes(), config.id());
+        assert!(matches!(foreign, Err(SessionConfigError::WrongId { .. })));
+    }
+
+    #[test]
+    fn bytes_that_are_not_canonical_are_refused() {
+        let bytes = found("name = 'a'").unwrap().to_bytes();
+        for cut in [0, 3, 5, bytes.len() - 1] {
+            assert_eq!(
+                SessionConfig::from_bytes(&bytes[..cut]),
+                Err(SessionConfigError::NotAConfig)
+            );
+        }
+        let mut longer = bytes;
+        longer.push(0);
+        assert_eq!(SessionConfig::from_bytes(&longer), Err(SessionConfigError::NotAConfig));
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_with_key_value_and_reason() {
+        let cases = [
+            ("", "name = \"\": a session needs a name"),
+            ("name = 'a b'", "name = \"a b\""),
+            (
+                "name = 'a'\n[protocol]\nrounds = 0",
+                "protocol.rounds = 0: it must be 1 to 1000000",
+            ),
+            ("name = 'a'\n[training]\nlocal_steps = 0", "training.local_steps = 0"),
+            (
+                "name = 'a'\n[training.model.decoder]\nheads = 5",
+                "training.model.decoder.width = 128",
+            ),
+            (
+                "name = 'a'\n[aggregation.rule.trimmed_mean]\nf = 1",
+                "protocol.min_members = 2",
+            ),
+            (
+                "name = 'a'\n[protocol]\nmax_payload_bytes = 1000",
+                "protocol.max_payload_bytes = 1000: an update of",
+            ),
+            (
+                "name = 'a'\n[protocol]\nmax_state_bytes = 1000",
+                "protocol.max_state_bytes = 1000: a state of",
+            ),
+        ];
+        for (text, part) in cases {
+            let error = found(text).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}
