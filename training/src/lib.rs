@@ -15,6 +15,10 @@ pub mod device;
 #[cfg(feature = "engine")]
 pub mod evaluate;
 pub mod factory;
+#[cfg(feature = "engine")]
+pub mod generate;
+#[cfg(feature = "engine")]
+pub mod interchange;
 pub mod layout;
 #[cfg(feature = "engine")]
 pub mod local_steps;

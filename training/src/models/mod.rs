@@ -6,4 +6,4 @@ pub mod decoder_layout;
 #[cfg(feature = "engine")]
 pub mod decoder;
 #[cfg(feature = "engine")]
-mod operations;
+pub(crate) mod operations;
