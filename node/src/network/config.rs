@@ -164,7 +164,10 @@ impl NetworkConfig {
     pub fn with_port(port: u16) -> Self {
         let bulk_port = if port == 0 { 0 } else { port.saturating_add(1) };
         Self {
-            listen: vec![format!("/ip4/0.0.0.0/udp/{port}/quic-v1"), format!("/ip4/0.0.0.0/tcp/{port}")],
+            listen: vec![
+                format!("/ip4/0.0.0.0/udp/{port}/quic-v1"),
+                format!("/ip4/0.0.0.0/tcp/{port}"),
+            ],
             bulk_listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, bulk_port)),
             external: Vec::new(),
             bulk_external: Vec::new(),
@@ -183,7 +186,10 @@ impl NetworkConfig {
     /// Loopback only, ports chosen by the system, no discovery: for tests and local demonstrations.
     pub fn loopback() -> Self {
         Self {
-            listen: vec!["/ip4/127.0.0.1/udp/0/quic-v1".to_owned(), "/ip4/127.0.0.1/tcp/0".to_owned()],
+            listen: vec![
+                "/ip4/127.0.0.1/udp/0/quic-v1".to_owned(),
+                "/ip4/127.0.0.1/tcp/0".to_owned(),
+            ],
             bulk_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             mdns: false,
             ..Self::with_port(0)
@@ -204,7 +210,10 @@ mod tests {
     #[test]
     fn the_default_reads_back_and_unknown_keys_are_refused() {
         let text = toml::to_string(&NetworkConfig::default()).expect("a config is TOML");
-        assert_eq!(toml::from_str::<NetworkConfig>(&text).expect("it reads back"), NetworkConfig::default());
+        assert_eq!(
+            toml::from_str::<NetworkConfig>(&text).expect("it reads back"),
+            NetworkConfig::default()
+        );
         assert!(toml::from_str::<NetworkConfig>("mdsn = true").is_err());
     }
 

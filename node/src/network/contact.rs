@@ -50,13 +50,21 @@ pub(super) fn candidates(contact: &Contact, seen: &[IpAddr], listens: &[IpAddr])
     let seen_on_loopback = seen.iter().any(IpAddr::is_loopback);
     let with_port = |ip: &IpAddr| (contact.bulk_port != 0).then(|| SocketAddr::new(*ip, contact.bulk_port));
     let mut found = Vec::new();
-    let told = contact.bulk_external.iter().copied().filter(|address| address.port() != 0);
+    let told = contact
+        .bulk_external
+        .iter()
+        .copied()
+        .filter(|address| address.port() != 0);
     let usable = |address: &SocketAddr| {
         !address.ip().is_unspecified()
             && !address.ip().is_multicast()
             && (seen_on_loopback || !address.ip().is_loopback())
     };
-    let all = seen.iter().filter_map(with_port).chain(told).chain(listens.iter().filter_map(with_port));
+    let all = seen
+        .iter()
+        .filter_map(with_port)
+        .chain(told)
+        .chain(listens.iter().filter_map(with_port));
     for address in all.filter(usable) {
         if found.len() < BULK_CANDIDATES && !found.contains(&address) {
             found.push(address);
@@ -90,7 +98,10 @@ mod tests {
         Contact {
             instance: 7,
             bulk_port: 9,
-            bulk_external: vec!["1.2.3.4:5".parse().expect("literal"), "127.0.0.1:5".parse().expect("literal")],
+            bulk_external: vec![
+                "1.2.3.4:5".parse().expect("literal"),
+                "127.0.0.1:5".parse().expect("literal"),
+            ],
         }
     }
 
@@ -104,11 +115,20 @@ mod tests {
     #[test]
     fn candidates_come_in_order_and_loopback_only_from_loopback() {
         let seen = ["10.0.0.1".parse().expect("literal")];
-        let listens = ["10.0.0.1".parse().expect("literal"), "127.0.0.1".parse().expect("literal")];
+        let listens = [
+            "10.0.0.1".parse().expect("literal"),
+            "127.0.0.1".parse().expect("literal"),
+        ];
         let texts = |found: Vec<SocketAddr>| found.iter().map(ToString::to_string).collect::<Vec<_>>();
-        assert_eq!(texts(candidates(&contact(), &seen, &listens)), ["10.0.0.1:9", "1.2.3.4:5"]);
+        assert_eq!(
+            texts(candidates(&contact(), &seen, &listens)),
+            ["10.0.0.1:9", "1.2.3.4:5"]
+        );
         let here = ["127.0.0.1".parse().expect("literal")];
-        assert_eq!(texts(candidates(&contact(), &here, &[])), ["127.0.0.1:9", "1.2.3.4:5", "127.0.0.1:5"]);
+        assert_eq!(
+            texts(candidates(&contact(), &here, &[])),
+            ["127.0.0.1:9", "1.2.3.4:5", "127.0.0.1:5"]
+        );
     }
 
     #[test]

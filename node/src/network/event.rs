@@ -108,9 +108,6 @@ pub enum FetchFailure {
     /// This machine's disk failed.
     #[error("the blob could not be written here ({0}): free space or repair the data directory")]
     Disk(String),
-    /// The network is shutting down.
-    #[error("the node is shutting down")]
-    Shutdown,
 }
 
 /// A connected peer.

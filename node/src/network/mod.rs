@@ -19,7 +19,7 @@ pub mod event;
 mod identity;
 mod swarm;
 
-pub use bulk::BlobAccess;
+pub use bulk::{BlobAccess, CommitBlob, OpenBlob, PartialPath};
 pub use config::NetworkConfig;
 pub use counters::{NetworkCounters, Traffic};
 pub use event::{FetchFailure, FetchId, FetchedFrom, ListenInfo, NetworkEvent, PeerInfo};
@@ -159,14 +159,16 @@ impl NetworkHandle {
 
     /// Leaves a session's gossip and forgets its members.
     pub fn unsubscribe(&self, session: SessionId) {
-        self.wanted.send_if_modified(|wanted| wanted.sessions.remove(&session).is_some());
+        self.wanted
+            .send_if_modified(|wanted| wanted.sessions.remove(&session).is_some());
     }
 
     /// Names the members of a session: connections to them are held, they get broadcasts that gossip cannot carry, and
     /// they may fetch blobs. Subscribes when that was not done yet.
     pub fn set_members(&self, session: SessionId, members: impl IntoIterator<Item = PeerId>) {
         let members: BTreeSet<PeerId> = members.into_iter().filter(|peer| *peer != self.peer_id).collect();
-        self.wanted.send_if_modified(|wanted| wanted.sessions.insert(session, members.clone()) != Some(members));
+        self.wanted
+            .send_if_modified(|wanted| wanted.sessions.insert(session, members.clone()) != Some(members));
     }
 
     /// Lets a peer fetch blobs that is no member (a joiner), until [`disallow`](Self::disallow).
@@ -244,7 +246,14 @@ impl NetworkHandle {
         from: Vec<PeerId>,
         timeout: Duration,
     ) -> Result<(), FetchQueueFull> {
-        let request = bulk::FetchRequest { id, blob, expected_len, from, timeout, since: Instant::now() };
+        let request = bulk::FetchRequest {
+            id,
+            blob,
+            expected_len,
+            from,
+            timeout,
+            since: Instant::now(),
+        };
         self.bulk.try_send(BulkCommand::Fetch(request)).map_err(|_| {
             count(&self.counters.drops.fetch_queue);
             FetchQueueFull
@@ -270,6 +279,11 @@ impl NetworkHandle {
             snapshot.bulk_by_peer = answer.await.unwrap_or_default();
         }
         snapshot
+    }
+
+    /// Where a peer's bulk plane may be; none when the network has ended.
+    async fn bulk_contact(&self, peer: PeerId) -> Option<contact::Candidates> {
+        self.ask(|reply| Command::Contact(peer, reply)).await
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
@@ -305,12 +319,19 @@ pub async fn start(
     let listener = bulk::Listener::bind(&config, identity)?;
     let bulk_addresses = listener.addresses();
     // 2. The control plane, listening.
-    let inbox = swarm::Inbox { control: control_queue, traffic: traffic_queue, wanted: wanted.clone() };
-    let outbox = swarm::Outbox { events: events_in.clone(), counters: Arc::clone(&counters) };
+    let inbox = swarm::Inbox {
+        control: control_queue,
+        traffic: traffic_queue,
+        wanted: wanted.clone(),
+    };
+    let outbox = swarm::Outbox {
+        events: events_in.clone(),
+        counters: Arc::clone(&counters),
+    };
     let swarm = swarm::SwarmTask::start(&config, identity, &bulk_addresses, inbox, outbox).await?;
     // 3. Both run.
     let streams = swarm.streams();
-    let bulk = bulk::BulkTask::new(listener, streams, blobs, wanted, handle.clone(), bulk_queue, events_in);
+    let bulk = bulk::BulkTask::new(listener, streams, blobs, wanted, handle.clone(), bulk_queue, events_in)?;
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(swarm.run(shutdown.clone()));
     tasks.spawn(bulk.run(shutdown));
