@@ -114,6 +114,21 @@ mod tests {
         assert_eq!((theta, m), ([5.625], [2.5]));
     }
 
+    /// Under a constant gradient 1 the buffer is m_t = (1 − μ^t)/(1 − μ), and the look-ahead steps by 1 + μ m_t = m_{t+1}.
+    #[test]
+    fn a_constant_gradient_meets_the_closed_form() {
+        let config = OuterConfig::default();
+        let (mut theta, mut m, mut expected) = ([0.0f32], [0.0f32], 0.0f64);
+        for round in 1..=50 {
+            config.step(&mut theta, &mut m, &[1.0]);
+            expected -= 0.7 * (1.0 - 0.9f64.powi(round + 1)) / (1.0 - 0.9);
+            assert!(
+                (f64::from(theta[0]) - expected).abs() < 1e-5 * expected.abs(),
+                "round {round}: {theta:?}, {expected}"
+            );
+        }
+    }
+
     #[test]
     fn rate_one_without_momentum_is_federated_averaging() {
         let config = OuterConfig {
