@@ -79,7 +79,9 @@ impl Machine {
 
     pub(crate) fn spread_beat(&mut self, beat: Message) {
         let signed = self.sign(&beat);
-        if self.is_coordinator() || self.me == self.info.creator && self.chain.is_empty() {
+        // Before the first round and after the last one there is nothing to lead, and members still look to one.
+        let is_looked_to = (self.chain.is_empty() || self.is_finished()) && self.coordinator() == self.me;
+        if self.is_coordinator() || is_looked_to {
             self.broadcast(signed.clone());
             let waiting = self.door.waiting(self.roster());
             waiting
@@ -93,7 +95,9 @@ impl Machine {
     /// Says again what may have been lost; once a heartbeat.
     pub(crate) fn repeat_what_matters(&mut self) {
         if self.chain.is_empty() {
-            return self.knock();
+            self.knock();
+            self.repeat_proposal();
+            return self.resume_checking();
         }
         let listed = self.roster().get(&self.me).is_some();
         if !listed && !self.leaving {

@@ -1,0 +1,253 @@
+//! The wire held still: golden bytes of every message, and decoders that survive anything.
+//! When a golden value has to change, the domain's version has to change with it (docs/PROTOCOL.md).
+
+#![allow(clippy::unwrap_used, reason = "a test's helper: a failed unwrap is a failed test")]
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use synod_protocol::identity::{BlobId, BodyId, Identity, PeerId, SessionId, SignatureBytes};
+use synod_protocol::invite::{Admission, Invite, Permission};
+use synod_protocol::message::*;
+use synod_protocol::session::{Lifecycle, Member, Role, Roles, Roster};
+use synod_protocol::signed::Signed;
+use synod_protocol::task::{MemberVerdict, Outcome, TrainReport, UpdateRef};
+
+const SESSION: SessionId = SessionId([0xaa; 32]);
+
+fn identity() -> Identity {
+    Identity::from_secret([1; 32])
+}
+
+fn invite() -> Invite {
+    let roles = Roles::of(&[Role::Trainer, Role::Coordinator]);
+    let permission = Permission {
+        roles,
+        expires_unix_s: 1_800_000_000,
+        uses: 3,
+    };
+    let bootstrap = vec!["/ip4/127.0.0.1/udp/4001/quic-v1".to_owned()];
+    let randomness = ([2; 32], [3; 16]);
+    Invite::issue(&identity(), SESSION, "tiny".into(), bootstrap, permission, randomness).unwrap()
+}
+
+fn body() -> Body {
+    let peer = PeerId([7; 32]);
+    let report = TrainReport {
+        train_loss: 1.5,
+        heldout_loss: 2.0,
+        tokens: 4096,
+        steps: 10,
+        wall_ms: 700,
+    };
+    let update = UpdateRef {
+        peer,
+        payload: BlobId([8; 32]),
+        bytes: 1000,
+        tokens: 4096,
+    };
+    let verdict = MemberVerdict {
+        peer,
+        weight: 1.0,
+        outcome: Outcome::Used,
+    };
+    let member = Member {
+        roles: Roles::of(&[Role::Trainer]),
+        since: 0,
+        absent: 1,
+    };
+    Body {
+        round: 5,
+        previous: BodyId([9; 32]),
+        base: BlobId([10; 32]),
+        state: BlobId([11; 32]),
+        state_bytes: 2000,
+        used: vec![UsedUpdate {
+            update,
+            report,
+            verdict,
+        }],
+        missing: vec![(PeerId([12; 32]), Absence::Late)],
+        roster: Roster::new([(peer, member)]),
+        expelled: vec![],
+        proposer: peer,
+        lead: peer,
+    }
+}
+
+fn messages() -> Vec<Message> {
+    let claim = UpdateClaim {
+        round: 5,
+        base: BlobId([10; 32]),
+        payload: BlobId([8; 32]),
+        bytes: 1000,
+        report: TrainReport {
+            train_loss: 1.5,
+            heldout_loss: 2.0,
+            tokens: 4096,
+            steps: 10,
+            wall_ms: 700,
+        },
+    };
+    let admission = Signed::new(
+        &identity(),
+        SESSION,
+        &Admission {
+            peer: PeerId([7; 32]),
+            roles: Roles::default(),
+        },
+    );
+    let update = Signed::new(&identity(), SESSION, &Message::Update(claim.clone()));
+    let change = TermChange {
+        round: 5,
+        term: 1,
+        locked: Some((0, BodyId([13; 32]))),
+    };
+    let settlement = || {
+        Arc::new(Settlement::new(
+            body(),
+            1,
+            vec![(PeerId([7; 32]), SignatureBytes([14; 64]))],
+        ))
+    };
+    vec![
+        Message::Join(Box::new(
+            invite().prove(&PeerId([7; 32]), vec!["/ip4/10.0.0.1/tcp/1".into()]),
+        )),
+        Message::Admitted(Box::new(Welcome {
+            admission: admission.clone(),
+            config: vec![1, 2, 3],
+        })),
+        Message::Refused(JoinRefusal::UsedUp),
+        Message::Present(Box::new(admission.clone())),
+        Message::Heartbeat(Heartbeat {
+            boot: 1,
+            count: 300,
+            round: 5,
+            term: 0,
+            settled: Some(BodyId([9; 32])),
+            phase: Phase::Training,
+            lifecycle: Lifecycle::Running,
+        }),
+        Message::Update(claim),
+        Message::Proposal(Box::new(Proposal {
+            term: 1,
+            body: body(),
+            claims: vec![update.clone()],
+            admissions: vec![admission],
+            leaves: vec![],
+            faults: vec![(update.clone(), update)],
+            justification: vec![Signed::new(&identity(), SESSION, &Message::TermChange(change))],
+        })),
+        Message::Vote(Vote {
+            round: 5,
+            term: 1,
+            body: BodyId([13; 32]),
+        }),
+        Message::Settled(settlement()),
+        Message::TermChange(change),
+        Message::CatchUp { from: 3 },
+        Message::Settlements(vec![settlement(), settlement()]),
+        Message::Leave { round: 5 },
+    ]
+}
+
+/// Kind, length and BLAKE3 (first 8 bytes) of each message's signed wire form under a fixed key.
+const GOLDEN: &[(&str, usize, &str)] = &[
+    ("join", 470, "6eaa9cfe344e4026"),
+    ("admitted", 297, "611a0836b94130eb"),
+    ("refused", 131, "d962db3bd18686a5"),
+    ("present", 293, "6db485167c9975f9"),
+    ("heartbeat", 170, "24632296f36cf797"),
+    ("update", 210, "34b669784f683060"),
+    ("proposal", 1448, "185a1e978c01392b"),
+    ("vote", 164, "92b9aca1c900d1b7"),
+    ("settled", 582, "1b0cc06c6c4c29b8"),
+    ("term_change", 166, "a1390a411c6632c7"),
+    ("catch_up", 131, "f05d52e85ed68c58"),
+    ("settlements", 1034, "4b7e9575e8f53694"),
+    ("leave", 131, "e6253d70f76807ee"),
+];
+
+#[test]
+fn every_message_has_its_golden_bytes() {
+    let wire = |message: &Message| Signed::new(&identity(), SESSION, message).to_bytes();
+    let found: Vec<_> = messages()
+        .iter()
+        .map(|message| {
+            let bytes = wire(message);
+            (
+                message.kind(),
+                bytes.len(),
+                hex::encode(&blake3::hash(&bytes).as_bytes()[..8]),
+            )
+        })
+        .collect();
+    let golden: Vec<_> = GOLDEN
+        .iter()
+        .map(|(kind, length, hash)| (*kind, *length, (*hash).to_owned()))
+        .collect();
+    assert_eq!(found, golden);
+}
+
+#[test]
+fn a_vote_is_these_bytes() {
+    let vote = Message::Vote(Vote {
+        round: 5,
+        term: 1,
+        body: BodyId([13; 32]),
+    });
+    let bytes = Signed::new(&identity(), SESSION, &vote).to_bytes();
+    let body = [vec![7, 5, 1], vec![13; 32]].concat();
+    let expected = [vec![0xaa; 32], identity().peer_id().0.to_vec(), vec![35], body].concat();
+    assert_eq!(bytes[..bytes.len() - 64], expected[..]);
+}
+
+#[test]
+fn every_message_reads_back() {
+    for message in messages() {
+        let bytes = Signed::new(&identity(), SESSION, &message).to_bytes();
+        let back = Signed::<Message>::from_bytes(&bytes).unwrap().verify().unwrap();
+        assert_eq!(back.value(), &message);
+        assert!(message.within_limits());
+    }
+}
+
+#[test]
+fn no_prefix_of_a_message_passes() {
+    for message in messages() {
+        let bytes = Signed::new(&identity(), SESSION, &message).to_bytes();
+        for cut in (0..bytes.len()).step_by(7) {
+            assert!(
+                Signed::<Message>::from_bytes(&bytes[..cut]).is_err(),
+                "{} cut at {cut}",
+                message.kind()
+            );
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+        let passed = Signed::<Message>::from_bytes(&bytes).and_then(|signed| signed.verify());
+        prop_assert!(passed.is_err());
+    }
+
+    /// A correct signature over a damaged body: decoding is all that protects then.
+    #[test]
+    fn damaged_bodies_never_panic(which in 0usize..13, at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        let mut body = postcard::to_stdvec(&messages()[which]).unwrap();
+        let at = at.index(body.len());
+        body[at] = byte;
+        if let Ok(message) = postcard::from_bytes::<Message>(&body) {
+            prop_assert!(!message.kind().is_empty());
+            message.within_limits();
+        }
+    }
+
+    #[test]
+    fn random_keys_never_panic(text in "synod1[a-z2-7]{0,500}") {
+        prop_assert!(Invite::parse(&text, 0).is_err());
+    }
+}
