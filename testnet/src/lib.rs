@@ -1,1 +1,5 @@
-//! stub
+//! The test network: the simulated driver of machines and workers, and what the `testnet` binary does with it.
+//! It is no part of a node; a node never links it.
+
+pub mod cli;
+pub mod simulation;

@@ -1,0 +1,198 @@
+//! The command line of `testnet`: its subcommands, and how their results become lines and exit codes.
+//! Exit codes: 0 all verdicts as expected, 1 a verdict failed or the input is wrong. Progress goes to standard error.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use serde_json::json;
+
+use crate::simulation::{Checker, Overrides, Report, Scenario, run};
+
+/// Synod's test network.
+#[derive(Debug, Parser)]
+#[command(
+    name = "testnet",
+    version,
+    about = "Synod's test network: simulated sessions under one seed"
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run scenarios in virtual time and check safety, liveness and learning
+    ///
+    /// Each run prints one line; the last line of standard output is one JSON object.
+    ///
+    /// Examples:
+    ///   testnet simulate testnet/scenarios/baseline.toml
+    ///   testnet simulate testnet/scenarios/*.toml --seeds 1..20
+    ///   testnet simulate testnet/scenarios/thousand_peers.toml --peers 200 --rounds 5
+    #[command(verbatim_doc_comment)]
+    Simulate(Simulate),
+}
+
+#[derive(Debug, Args)]
+struct Simulate {
+    /// Scenario files
+    #[arg(required = true)]
+    scenarios: Vec<PathBuf>,
+    /// The seed, in place of the file's
+    #[arg(long, conflicts_with = "seeds")]
+    seed: Option<u64>,
+    /// Run every seed from A to B, both included
+    #[arg(long, value_name = "A..B", value_parser = parse_seeds)]
+    seeds: Option<(u64, u64)>,
+    /// The number of peers, in place of the file's
+    #[arg(long)]
+    peers: Option<usize>,
+    /// The number of rounds, in place of the file's
+    #[arg(long)]
+    rounds: Option<u64>,
+    /// Print each run as a JSON object, too
+    #[arg(long)]
+    json: bool,
+    /// Run every seed twice and compare the digests of the event logs
+    #[arg(long)]
+    verify_determinism: bool,
+    /// Print every event on standard error
+    #[arg(long)]
+    narrate: bool,
+}
+
+impl Cli {
+    /// Does what the command line asks for.
+    pub fn run(self) -> ExitCode {
+        match self.command {
+            Command::Simulate(simulate) => simulate.run(),
+        }
+    }
+}
+
+impl Simulate {
+    fn run(&self) -> ExitCode {
+        let mut reports = Vec::new();
+        for path in &self.scenarios {
+            let (first, last) = self
+                .seeds
+                .map_or((None, None), |(first, last)| (Some(first), Some(last)));
+            for seed in first.unwrap_or(0)..=last.unwrap_or(0) {
+                let overrides = Overrides {
+                    seed: first.map(|_| seed).or(self.seed),
+                    peers: self.peers,
+                    rounds: self.rounds,
+                };
+                match Scenario::load(path, overrides) {
+                    Ok(scenario) => reports.push(self.run_one(path, &scenario)),
+                    Err(error) => {
+                        eprintln!("error: {error}");
+                        return ExitCode::from(1);
+                    }
+                }
+            }
+        }
+        let passed = reports.iter().all(|report| report.passed);
+        println!(
+            "{}",
+            if reports.len() == 1 {
+                reports[0].to_json()
+            } else {
+                summary(&reports)
+            }
+        );
+        if passed { ExitCode::SUCCESS } else { ExitCode::from(1) }
+    }
+
+    fn run_one(&self, path: &Path, scenario: &Scenario) -> Report {
+        let report = run_checked(scenario, self.verify_determinism, self.narrate);
+        println!("{}", report.to_line());
+        for violation in &report.violations {
+            println!("    {violation}");
+        }
+        if !report.passed {
+            println!(
+                "    again: testnet simulate {} --seed {} --narrate",
+                path.display(),
+                scenario.seed
+            );
+        }
+        if self.json {
+            println!("{}", report.to_json());
+        }
+        report
+    }
+}
+
+/// Runs a scenario; a panic becomes a finding, and with `twice` so does a difference between two runs.
+/// A canary of the determinism checker always runs twice.
+pub fn run_checked(scenario: &Scenario, twice: bool, narrate: bool) -> Report {
+    let attempt = || catch_unwind(AssertUnwindSafe(|| run(scenario, narrate)));
+    let caught_by = scenario.expect.caught_by.as_deref();
+    let twice = twice || caught_by == Some(Checker::Determinism.name());
+    let Ok(mut report) = attempt() else {
+        return Report::of_panic(scenario);
+    };
+    if twice {
+        let again = attempt().map(|report| report.event_log_digest);
+        if again.as_ref().ok() != Some(&report.event_log_digest) {
+            report.found_different(scenario);
+        }
+    }
+    report
+}
+
+fn summary(reports: &[Report]) -> String {
+    let failed: Vec<_> = reports
+        .iter()
+        .filter(|report| !report.passed)
+        .map(|report| json!({ "scenario": report.scenario, "seed": report.seed, "violations": report.violations }))
+        .collect();
+    let mut digest = blake3::Hasher::new();
+    reports
+        .iter()
+        .for_each(|report| _ = digest.update(report.event_log_digest.as_bytes()));
+    json!({
+        "runs": reports.len(),
+        "passed": reports.len() - failed.len(),
+        "failed": failed,
+        "event_log_digest": digest.finalize().to_hex().to_string(),
+        "rounds_settled": reports.iter().map(|report| report.settled).sum::<u64>(),
+        "takeovers": reports.iter().map(|report| report.takeovers).sum::<u64>(),
+        "crashes": reports.iter().map(|report| report.crashes).sum::<u64>(),
+        "messages": reports.iter().map(|report| report.messages).sum::<u64>(),
+        "bytes": reports.iter().map(|report| report.bytes).sum::<u64>(),
+        "virtual_ms": reports.iter().map(|report| report.virtual_ms).sum::<u64>(),
+        "wall_s": reports.iter().map(|report| report.wall_s).sum::<f64>(),
+    })
+    .to_string()
+}
+
+fn parse_seeds(text: &str) -> Result<(u64, u64), String> {
+    let refuse = || format!("`{text}` is no range of seeds: write it as 1..20");
+    let (first, last) = text.split_once("..").ok_or_else(refuse)?;
+    let (first, last) = (
+        first.parse().map_err(|_| refuse())?,
+        last.parse().map_err(|_| refuse())?,
+    );
+    if first > last {
+        return Err(refuse());
+    }
+    Ok((first, last))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent_and_ranges_of_seeds_read() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+        assert_eq!(parse_seeds("1..20"), Ok((1, 20)));
+        assert!(parse_seeds("20..1").is_err() && parse_seeds("7").is_err());
+    }
+}

@@ -1,0 +1,313 @@
+//! Peers that do not follow the protocol: each runs the honest machine and bends what it computes, says or serves.
+//! An adversary holds its own key only; it can repeat what others signed, and cannot sign for them.
+
+use std::collections::VecDeque;
+
+use serde::Deserialize;
+use synod_aggregation::EncodingConfig;
+use synod_protocol::contract::Output;
+use synod_protocol::identity::{BlobId, BodyId, Identity, PeerId, SessionId};
+use synod_protocol::message::{Message, Proposal, UpdateClaim, Vote};
+use synod_protocol::reject::Reject;
+use synod_protocol::signed::{Signed, Verified};
+use synod_protocol::task::{Task, TaskResult};
+use synod_training::Done;
+
+use super::dice::Dice;
+
+/// One adversary of a scenario.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdversaryConfig {
+    /// Which peer.
+    pub peer: usize,
+    /// What it does.
+    pub does: Misdeed,
+}
+
+/// What an adversary does.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Misdeed {
+    /// Sends its update times this: negative ones flip the sign.
+    Scale(f32),
+    /// Sends random bytes for an update.
+    Garbage,
+    /// Sends an update of half the length.
+    WrongLength,
+    /// Sends a payload of this many bytes.
+    Oversize(usize),
+    /// Announces two different updates a round.
+    Equivocate,
+    /// Votes for a made-up body too, whenever it votes.
+    DoubleVote,
+    /// As coordinator, proposes different bodies to different members.
+    DoublePropose,
+    /// Sends again what it and others said before.
+    Replay,
+    /// Announces updates and does not serve them.
+    Withhold,
+    /// Serves other bytes than were asked for.
+    WrongBytes,
+    /// Computes wrong states, and proposes them as coordinator.
+    Lie,
+    /// Sends messages whose signature does not hold.
+    Forge,
+    /// Sends messages of another session.
+    Foreign,
+    /// Announces updates from another base.
+    StaleBase,
+    /// Never votes.
+    Abstain,
+}
+
+/// An adversary at work.
+pub struct Adversary {
+    misdeed: Misdeed,
+    identity: Identity,
+    session: SessionId,
+    encoding: EncodingConfig,
+    dice: Dice,
+    /// Signed messages of this and other members, for repeating.
+    heard: VecDeque<Signed<Message>>,
+}
+
+/// What goes out in place of the machine's outputs.
+pub struct Bent {
+    /// Outputs to execute.
+    pub outputs: Vec<Output>,
+    /// Peers that are handed something whose signature does not hold.
+    pub forged: Vec<PeerId>,
+}
+
+/// As many messages as a replayer remembers.
+const REMEMBERED: usize = 200;
+
+impl Adversary {
+    /// An adversary behind this identity.
+    pub fn new(misdeed: Misdeed, identity: Identity, session: SessionId, encoding: EncodingConfig, dice: Dice) -> Self {
+        Self {
+            misdeed,
+            identity,
+            session,
+            encoding,
+            dice,
+            heard: VecDeque::new(),
+        }
+    }
+
+    /// What a peer gets that fetches from here: the bytes, other bytes, or nothing.
+    pub fn serve(&self, bytes: Option<Vec<u8>>) -> Option<Vec<u8>> {
+        match self.misdeed {
+            Misdeed::Withhold => None,
+            Misdeed::WrongBytes => bytes.map(|mut bytes| {
+                if let Some(last) = bytes.last_mut() {
+                    *last ^= 1;
+                }
+                bytes
+            }),
+            _ => bytes,
+        }
+    }
+
+    /// Listens to a message that came in.
+    pub fn hear(&mut self, message: &Verified<Message>) {
+        if self.misdeed == Misdeed::Replay {
+            self.remember(message.signed().clone());
+        }
+    }
+
+    /// Bends what the worker computed.
+    pub fn bend_result(&mut self, task: &Task, done: &mut Done) {
+        match (task, &mut done.result) {
+            (Task::Train { .. }, TaskResult::Trained { payload, bytes, .. }) => {
+                let Some((_, honest)) = done.blobs.first() else { return };
+                let bent = self.bend_payload(honest);
+                (*payload, *bytes) = (BlobId::of(&bent), bent.len() as u64);
+                done.blobs = vec![(*payload, bent)];
+            }
+            (Task::Aggregate { .. }, TaskResult::Aggregated { state, .. }) if self.misdeed == Misdeed::Lie => {
+                let Some((id, bytes)) = done.blobs.iter_mut().find(|(id, _)| *id == *state) else {
+                    return;
+                };
+                // One bit of the last value: still a state, only not the right one.
+                if let Some(byte) = bytes.iter_mut().rev().nth(3) {
+                    *byte ^= 1;
+                }
+                *id = BlobId::of(bytes);
+                *state = *id;
+            }
+            _ => {}
+        }
+    }
+
+    /// Bends what the machine wants done. `others` are the members that it may talk to.
+    pub fn bend(&mut self, outputs: Vec<Output>, others: &[PeerId]) -> Bent {
+        let mut bent = Bent {
+            outputs: Vec::with_capacity(outputs.len()),
+            forged: Vec::new(),
+        };
+        for output in outputs {
+            let message = match &output {
+                Output::Send { message, .. } | Output::Broadcast(message) => message.verify().ok(),
+                _ => None,
+            };
+            match message {
+                Some(message) => self.bend_message(output, &message, others, &mut bent),
+                None => bent.outputs.push(output),
+            }
+        }
+        bent
+    }
+
+    fn bend_message(&mut self, output: Output, message: &Verified<Message>, others: &[PeerId], bent: &mut Bent) {
+        let signed = message.signed().clone();
+        match (self.misdeed, message.value()) {
+            (Misdeed::Equivocate, Message::Update(claim)) => {
+                let other = UpdateClaim {
+                    payload: BlobId(self.dice.bytes()),
+                    ..claim.clone()
+                };
+                let other = self.sign(&Message::Update(other));
+                let pair = if self.dice.chance(0.5) {
+                    [signed, other]
+                } else {
+                    [other, signed]
+                };
+                for message in pair {
+                    bent.outputs.extend(others.iter().map(|to| Output::Send {
+                        to: *to,
+                        message: message.clone(),
+                    }));
+                }
+            }
+            (Misdeed::StaleBase, Message::Update(claim)) => {
+                let stale = UpdateClaim {
+                    base: BlobId(self.dice.bytes()),
+                    ..claim.clone()
+                };
+                bent.outputs.push(same_way(output, self.sign(&Message::Update(stale))));
+            }
+            (Misdeed::DoubleVote, Message::Vote(vote)) => {
+                let other = Vote {
+                    body: BodyId(self.dice.bytes()),
+                    ..*vote
+                };
+                let other = self.sign(&Message::Vote(other));
+                bent.outputs.push(same_way(output.clone(), other));
+                bent.outputs.push(output);
+            }
+            (Misdeed::Abstain, Message::Vote(_)) => {}
+            (Misdeed::DoublePropose, Message::Proposal(proposal)) => {
+                self.propose_twice(output, signed, proposal, others, bent);
+            }
+            (Misdeed::Foreign, value) => {
+                let session = SessionId(self.dice.bytes());
+                bent.outputs
+                    .push(same_way(output.clone(), Signed::new(&self.identity, session, value)));
+                bent.outputs.push(output);
+            }
+            (Misdeed::Forge, _) => {
+                if self.dice.chance(0.2) {
+                    bent.forged
+                        .extend(others.get(self.dice.below(others.len() as u64) as usize));
+                }
+                bent.outputs.push(output);
+            }
+            (Misdeed::Replay, _) => {
+                self.remember(signed);
+                bent.outputs.push(output);
+                if let Some(old) = self.heard.get(self.dice.below(self.heard.len() as u64) as usize) {
+                    bent.outputs.extend(others.iter().map(|to| Output::Send {
+                        to: *to,
+                        message: old.clone(),
+                    }));
+                }
+            }
+            _ => bent.outputs.push(output),
+        }
+    }
+
+    /// Every second member gets a proposal that differs in what is harmless by itself: one update fewer, or another
+    /// reason for an absence.
+    fn propose_twice(
+        &mut self,
+        output: Output,
+        signed: Signed<Message>,
+        proposal: &Proposal,
+        others: &[PeerId],
+        bent: &mut Bent,
+    ) {
+        let mut other = proposal.clone();
+        let lead = other
+            .body
+            .roster
+            .succession()
+            .into_iter()
+            .find(|peer| *peer != other.body.lead);
+        match lead {
+            Some(lead) => other.body.lead = lead,
+            None => other.body.state = other.body.base,
+        }
+        let other = self.sign(&Message::Proposal(Box::new(other)));
+        let half = |to: &PeerId| others.iter().position(|peer| peer == to).is_some_and(|at| at % 2 == 1);
+        let choose = |to: &PeerId| if half(to) { other.clone() } else { signed.clone() };
+        match output {
+            Output::Send { to, .. } => bent.outputs.push(Output::Send {
+                to,
+                message: choose(&to),
+            }),
+            _ => bent.outputs.extend(others.iter().map(|to| Output::Send {
+                to: *to,
+                message: choose(to),
+            })),
+        }
+    }
+
+    fn bend_payload(&mut self, honest: &[u8]) -> Vec<u8> {
+        match self.misdeed {
+            Misdeed::Scale(by) => self.scale(honest, by),
+            Misdeed::Garbage => honest.iter().map(|_| self.dice.below(256) as u8).collect(),
+            Misdeed::WrongLength => honest[..honest.len() / 2].to_vec(),
+            Misdeed::Oversize(bytes) => vec![0; bytes],
+            _ => honest.to_vec(),
+        }
+    }
+
+    fn scale(&self, honest: &[u8], by: f32) -> Vec<u8> {
+        let encoder = self.encoding.build();
+        // The dimension stands in the header, bytes 8 to 16.
+        let dimension = honest
+            .get(8..16)
+            .map_or(0, |bytes| u64::from_le_bytes(bytes.try_into().expect("eight bytes")));
+        let mut values = vec![0.0; dimension as usize];
+        if encoder.decode(honest, &mut values).is_err() {
+            return honest.to_vec();
+        }
+        values.iter_mut().for_each(|value| *value *= by);
+        let mut bytes = Vec::new();
+        encoder.encode(&values, &mut bytes);
+        bytes
+    }
+
+    fn remember(&mut self, message: Signed<Message>) {
+        self.heard.push_back(message);
+        if self.heard.len() > REMEMBERED {
+            self.heard.pop_front();
+        }
+    }
+
+    fn sign(&self, message: &Message) -> Signed<Message> {
+        Signed::new(&self.identity, self.session, message)
+    }
+}
+
+/// What the receiver's transport says of a forged message.
+pub const FORGED: Reject = Reject::BadSignature;
+
+fn same_way(output: Output, message: Signed<Message>) -> Output {
+    match output {
+        Output::Send { to, .. } => Output::Send { to, message },
+        _ => Output::Broadcast(message),
+    }
+}
