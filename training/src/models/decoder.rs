@@ -4,7 +4,8 @@
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::decoder_layout::{BlockLeaves, DecoderLeaves, Leaf, initial_parameters, layout};
-use super::operations::{self, AttentionShape, Rotary};
+use super::fused;
+use super::operations::{self, AttentionShape};
 use crate::config::DecoderConfig;
 use crate::layout::Layout;
 use crate::trainer::TrainError;
@@ -15,8 +16,17 @@ pub struct Decoder {
     config: DecoderConfig,
     layout: Layout,
     leaves: DecoderLeaves,
-    rotary: Rotary,
+    path: Path,
     device: Device,
+}
+
+/// Which operations compute, with their rotary tables.
+#[derive(Debug)]
+enum Path {
+    /// Single operations on the CPU.
+    Fused(fused::RotaryTable),
+    /// Plain burn operations, on any device.
+    Plain(operations::Rotary),
 }
 
 /// Parameters as tensors; each is a view of one flat buffer.
@@ -38,14 +48,22 @@ struct BlockWeights {
 impl Decoder {
     /// A decoder of this shape on this device.
     pub fn new(config: &DecoderConfig, device: Device) -> Self {
+        let (context, head_width) = (config.context as usize, config.head_width());
+        let path = match device == Device::flex() {
+            true => Path::Fused(fused::RotaryTable::new(context, head_width)),
+            false => Path::Plain(operations::Rotary::new(context, head_width, &device)),
+        };
+        Self::with_path(config, device, path)
+    }
+
+    fn with_path(config: &DecoderConfig, device: Device, path: Path) -> Self {
         let layout = layout(config);
         let leaves = DecoderLeaves::of(&layout);
-        let rotary = Rotary::new(config.context as usize, config.head_width(), &device);
         Self {
             config: config.clone(),
             layout,
             leaves,
-            rotary,
+            path,
             device,
         }
     }
@@ -88,7 +106,10 @@ impl Decoder {
 
     /// The mean loss alone.
     pub fn loss(&self, parameters: &[f32], batch: &[u8], window: usize) -> Result<f32, TrainError> {
-        scalar(self.loss_tensor(&self.weights(parameters, false), batch, window))
+        scalar(
+            self.loss_tensor(&self.weights(parameters, false), batch, window)
+                .inner(),
+        )
     }
 
     /// The logits after each of `tokens` (one sequence, at most the context long): `tokens.len()` rows of the vocabulary.
@@ -96,7 +117,7 @@ impl Decoder {
         let weights = self.weights(parameters, false);
         let hidden = self.hidden(&weights, tokens, tokens.len());
         let logits = hidden.matmul(weights.embedding.transpose()); // [T, V]
-        logits.into_data().try_into_vec().map_err(engine)
+        logits.inner().into_data().try_into_vec().map_err(engine)
     }
 
     fn loss_tensor(&self, weights: &Weights, batch: &[u8], window: usize) -> Tensor<1> {
@@ -111,7 +132,7 @@ impl Decoder {
             .copied()
             .collect();
         let hidden = self.hidden(weights, &inputs, window - 1); // [B·T, D]
-        operations::head_loss(hidden, weights.embedding.clone(), self.token_tensor(&targets))
+        self.head_loss(hidden, weights.embedding.clone(), &targets)
     }
 
     /// The last hidden activations of sequences of `tokens` tokens each: `[B·T, D]`.
@@ -124,15 +145,43 @@ impl Decoder {
         };
         let mut x = operations::embed(weights.embedding.clone(), self.token_tensor(inputs)); // [B·T, D]
         for block in &weights.blocks {
-            let normed = operations::rms_norm(x.clone(), block.attention_norm.clone());
+            let normed = self.rms_norm(x.clone(), block.attention_norm.clone());
             let qkv = normed.matmul(block.query_key_value.clone().transpose()); // [B·T, (H + 2K)·E]
-            let mixed = operations::attention(qkv, &self.rotary, shape); // [B·T, H·E]
+            let mixed = self.attention(qkv, shape); // [B·T, H·E]
             x = x + mixed.matmul(block.attention_out.clone().transpose());
-            let normed = operations::rms_norm(x.clone(), block.hidden_norm.clone());
+            let normed = self.rms_norm(x.clone(), block.hidden_norm.clone());
             let gate_up = normed.matmul(block.gate_up.clone().transpose()); // [B·T, 2F]
-            x = x + operations::swiglu(gate_up).matmul(block.down.clone().transpose());
+            x = x + self.swiglu(gate_up).matmul(block.down.clone().transpose());
         }
-        operations::rms_norm(x, weights.final_norm.clone())
+        self.rms_norm(x, weights.final_norm.clone())
+    }
+
+    fn rms_norm(&self, x: Tensor<2>, gain: Tensor<2>) -> Tensor<2> {
+        match &self.path {
+            Path::Fused(_) => fused::rms_norm(x, gain),
+            Path::Plain(_) => operations::rms_norm(x, gain),
+        }
+    }
+
+    fn attention(&self, qkv: Tensor<2>, shape: AttentionShape) -> Tensor<2> {
+        match &self.path {
+            Path::Fused(rotary) => fused::attention(qkv, rotary, shape),
+            Path::Plain(rotary) => operations::attention(qkv, rotary, shape),
+        }
+    }
+
+    fn swiglu(&self, gate_up: Tensor<2>) -> Tensor<2> {
+        match &self.path {
+            Path::Fused(_) => fused::swiglu(gate_up),
+            Path::Plain(_) => operations::swiglu(gate_up),
+        }
+    }
+
+    fn head_loss(&self, x: Tensor<2>, head: Tensor<2>, targets: &[u8]) -> Tensor<1> {
+        match &self.path {
+            Path::Fused(_) => fused::head_loss(x, head, targets),
+            Path::Plain(_) => operations::head_loss(x, head, self.token_tensor(targets)),
+        }
     }
 
     fn token_tensor(&self, tokens: &[u8]) -> Tensor<1, Int> {
@@ -144,12 +193,8 @@ impl Decoder {
     fn weights(&self, parameters: &[f32], tracked: bool) -> Weights {
         let flat = Tensor::<1>::from_data(TensorData::new(parameters.to_vec(), [parameters.len()]), &self.device);
         let view = |leaf: &Leaf| {
-            let tensor = flat.clone().slice([leaf.range.clone()]).reshape(leaf.shape);
-            if tracked {
-                tensor.autodiff().require_grad()
-            } else {
-                tensor
-            }
+            let tensor = flat.clone().slice([leaf.range.clone()]).reshape(leaf.shape).autodiff();
+            if tracked { tensor.require_grad() } else { tensor }
         };
         let block = |block: &BlockLeaves| BlockWeights {
             attention_norm: view(&block.attention_norm),
@@ -200,16 +245,25 @@ mod tests {
     use super::*;
     use crate::randomness::{StreamName, symmetric};
 
-    fn decoder(kv_heads: Option<u32>) -> Decoder {
-        let config = DecoderConfig {
+    fn config(kv_heads: Option<u32>) -> DecoderConfig {
+        DecoderConfig {
             layers: 2,
             heads: 4,
             kv_heads,
             width: 16,
-            context: 12,
+            context: 150,
             ..DecoderConfig::default()
-        };
-        Decoder::new(&config, Device::flex())
+        }
+    }
+
+    fn decoder(kv_heads: Option<u32>) -> Decoder {
+        Decoder::new(&config(kv_heads), Device::flex())
+    }
+
+    fn plain(kv_heads: Option<u32>) -> Decoder {
+        let config = config(kv_heads);
+        let rotary = operations::Rotary::new(150, config.head_width(), &Device::flex());
+        Decoder::with_path(&config, Device::flex(), Path::Plain(rotary))
     }
 
     /// Larger than initial parameters, so that no path through the model is too faint to be checked.
@@ -228,9 +282,35 @@ mod tests {
 
     const BATCH: &[u8] = b"a small boat on a wide and quiet sea ...";
 
+    /// Sequences longer than a block of the fused attention, more rows than a chunk of any fused operation.
+    #[test]
+    fn fused_operations_agree_with_plain_ones_in_loss_and_gradient() {
+        let batch: Vec<u8> = (0..3 * 151u32).map(|i| (i * i / 5 % 251) as u8).collect();
+        for kv_heads in [None, Some(2), Some(1)] {
+            let (fused, plain) = (decoder(kv_heads), plain(kv_heads));
+            let start = parameters(&fused);
+            let (mut ours, mut theirs) = (vec![0.0; start.len()], vec![0.0; start.len()]);
+            let loss = fused.loss_and_gradient(&start, &batch, 151, &mut ours).unwrap();
+            let reference = plain.loss_and_gradient(&start, &batch, 151, &mut theirs).unwrap();
+            assert!((loss / reference - 1.0).abs() < 1e-6, "{loss} {reference}");
+            assert!((fused.loss(&start, &batch, 151).unwrap() / reference - 1.0).abs() < 1e-6);
+            for place in fused.layout().places() {
+                let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|v| v * v).sum::<f32>().sqrt();
+                let far =
+                    norm(&mut place.range().map(|i| ours[i] - theirs[i])) / norm(&mut place.range().map(|i| theirs[i]));
+                assert!(far < 1e-5, "{}: {far}", place.name);
+            }
+        }
+    }
+
     #[test]
     fn the_gradient_agrees_with_finite_differences_in_every_tensor() {
-        for kv_heads in [None, Some(2), Some(1)] {
+        for (decoder, kv_heads) in [
+            (decoder as fn(_) -> Decoder, None),
+            (decoder, Some(2)),
+            (plain, None),
+            (plain, Some(1)),
+        ] {
             let decoder = decoder(kv_heads);
             let start = parameters(&decoder);
             let mut gradient = vec![f32::NAN; start.len()];
@@ -255,6 +335,23 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn the_gradient_is_the_same_bits_for_any_number_of_threads() {
+        let decoder = decoder(Some(2));
+        let start = parameters(&decoder);
+        let batch: Vec<u8> = (0..8 * 65u32).map(|i| (i * i / 5 % 251) as u8).collect();
+        let run = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let mut gradient = vec![0.0; start.len()];
+            let loss = pool
+                .install(|| decoder.loss_and_gradient(&start, &batch, 65, &mut gradient))
+                .unwrap();
+            (loss, gradient)
+        };
+        let first = run(1);
+        assert!(first == run(2) && first == run(3) && first == run(1));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The decoder's operations on burn tensors, in plain burn operations: the reference for fused kernels and the path of GPUs.
+//! The decoder's operations on burn tensors, in plain burn operations: the reference for `fused` and the path of GPUs.
 //! Activations are 2-D, `[B·T, width]`: Flex keeps products of 3-D activations batched, which is slower.
 
 use burn::tensor::activation::{log_softmax, silu, softmax};
@@ -34,14 +34,7 @@ impl Rotary {
     /// The tables of positions `0..tokens`, in f32 as `transformers` computes them (Su et al., RoFormer, 2021).
     pub fn new(tokens: usize, head_width: usize, device: &Device) -> Self {
         let half = head_width / 2;
-        let angles: Vec<f32> = (0..tokens)
-            .flat_map(|position| {
-                (0..half).map(move |pair| {
-                    let frequency = 1.0 / ROTARY_BASE.powf(2.0 * pair as f32 / head_width as f32);
-                    position as f32 * frequency
-                })
-            })
-            .collect();
+        let angles = rotary_angles(tokens, head_width);
         let table = |function: fn(f32) -> f32| {
             Tensor::from_data(
                 TensorData::new(angles.iter().map(|a| function(*a)).collect(), [tokens, half]),
@@ -53,6 +46,13 @@ impl Rotary {
             sines: table(f32::sin),
         }
     }
+}
+
+/// The angles of positions `0..tokens` for the pairs of a head, `[T, head_width / 2]`.
+pub(crate) fn rotary_angles(tokens: usize, head_width: usize) -> Vec<f32> {
+    let frequency = |pair: usize| 1.0 / ROTARY_BASE.powf(2.0 * pair as f32 / head_width as f32);
+    let position = |position: usize| (0..head_width / 2).map(move |pair| position as f32 * frequency(pair));
+    (0..tokens).flat_map(position).collect()
 }
 
 /// `x / rms(x) · gain`, row by row (Zhang and Sennrich, 2019). `x` is `[N, D]`, `gain` `[1, D]`.
