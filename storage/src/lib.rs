@@ -13,4 +13,6 @@ pub mod members;
 pub mod memory_blobs;
 pub mod memory_store;
 pub mod retention;
+#[cfg(feature = "rocks")]
+pub mod rocks_store;
 pub mod store;

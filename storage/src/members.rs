@@ -1,12 +1,13 @@
 //! Where the members of a session were last seen, so that a restarted node finds them without the invite.
 //! It keeps no reputation and no roster: those follow from the journal.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 use synod_protocol::identity::{PeerId, SessionId};
 
 use crate::codec;
 use crate::store::{Result, Scope, Store};
-use std::path::Path;
 
 const KEY: &str = "members";
 
