@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::identity::{BlobId, BodyId, PeerId, SessionId, SignatureBytes};
 use crate::invite::{Admission, InviteProof};
 use crate::limits;
-use crate::session::{Lifecycle, Role, Roster};
+use crate::session::{Lifecycle, Roster};
 use crate::signed::{Content, Signed, signature_holds};
 use crate::task::{MemberVerdict, Round, TrainReport, UpdateRef};
 
@@ -360,10 +360,9 @@ impl Settlement {
             term: self.term,
             body: self.id(session),
         });
-        let may_vote = |voter: &PeerId| roster.has(voter, Role::Trainer) || roster.has(voter, Role::Coordinator);
         self.votes
             .iter()
-            .all(|(voter, signature)| may_vote(voter) && signature_holds(*session, *voter, &vote, signature))
+            .all(|(voter, signature)| roster.is_voter(voter) && signature_holds(*session, *voter, &vote, signature))
     }
 }
 

@@ -308,6 +308,13 @@ pub struct Member {
     pub absent: u32,
 }
 
+impl Member {
+    /// Whether it has a say in what is settled: all but pure observers do.
+    pub fn votes(&self) -> bool {
+        self.roles.has(Role::Trainer) || self.roles.has(Role::Coordinator)
+    }
+}
+
 /// The members of a round, agreed by the settlement before it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Roster {
@@ -369,8 +376,13 @@ impl Roster {
     pub fn voters(&self) -> impl Iterator<Item = PeerId> + '_ {
         self.members
             .iter()
-            .filter(|(_, member)| member.roles.has(Role::Trainer) || member.roles.has(Role::Coordinator))
+            .filter(|(_, member)| member.votes())
             .map(|(peer, _)| *peer)
+    }
+
+    /// Whether `peer` votes.
+    pub fn is_voter(&self, peer: &PeerId) -> bool {
+        self.members.get(peer).is_some_and(Member::votes)
     }
 
     /// The order in which members lead: those who may coordinate, eldest first, then by id.

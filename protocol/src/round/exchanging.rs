@@ -8,7 +8,7 @@ use crate::deadline;
 use crate::event::Event;
 use crate::identity::{BodyId, PeerId, SignatureBytes};
 use crate::machine::{Job, Machine};
-use crate::message::{Message, Proposal, Term, UpdateClaim};
+use crate::message::{Message, Phase, Proposal, Term, UpdateClaim};
 use crate::reject::{Evidence, Reject};
 use crate::session::Role;
 use crate::signed::{Signed, Verified};
@@ -263,13 +263,19 @@ impl Machine {
         if set.len() < self.updates_needed(lead) || self.now < lead.not_before {
             return;
         }
+        // A member that says it is idle in this round cannot train now: its operator was told why.
+        let round = self.round();
+        let is_idle = |peer: &PeerId| {
+            let beat = self.heard.get(peer).and_then(|heard| heard.beat.as_ref());
+            beat.is_some_and(|beat| beat.round == round && beat.phase == Phase::Idle)
+        };
         let is_waited_for = |peer: &PeerId| {
             let given_up = |claimed: &Claimed| match claimed.payload {
                 Payload::Fetching => false,
                 Payload::Failed => claimed.attempts >= FETCH_ATTEMPTS,
                 Payload::Here { .. } => true,
             };
-            usable(peer) && self.is_alive(peer) && !lead.claims.get(peer).is_some_and(given_up)
+            usable(peer) && self.is_alive(peer) && !is_idle(peer) && !lead.claims.get(peer).is_some_and(given_up)
         };
         let all_in = !self.roster().with(Role::Trainer).any(|peer| is_waited_for(&peer));
         let due = self.collecting_deadline().is_some_and(|deadline| self.now >= deadline);

@@ -402,7 +402,7 @@ impl Machine {
         } else {
             self.roster()
         };
-        let (round, may_vote) = (proposal.body.round, voters.voters().any(|voter| voter == self.me));
+        let (round, may_vote) = (proposal.body.round, voters.is_voter(&self.me));
         if !may_vote || term < self.succession.term {
             return;
         }
@@ -465,7 +465,7 @@ impl Machine {
         } else {
             &roster
         };
-        if !roster.voters().any(|member| member == voter) || (vote.term, vote.body) != (term, proposed.id) {
+        if !roster.is_voter(&voter) || (vote.term, vote.body) != (term, proposed.id) {
             return;
         }
         proposed.votes.insert(voter, signed.signature());

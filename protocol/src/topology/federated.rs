@@ -72,7 +72,7 @@ impl Machine {
     }
 
     fn is_voter(&self) -> bool {
-        self.roster().voters().any(|voter| voter == self.me)
+        self.roster().is_voter(&self.me)
     }
 
     // ---- heartbeats -------------------------------------------------------------------------------------------------
@@ -284,7 +284,7 @@ impl Machine {
         if !self.is_current(from, change.round, "term_change") {
             return;
         }
-        if !self.roster().voters().any(|voter| voter == from) {
+        if !self.roster().is_voter(&from) {
             return self.charge(Evidence::plain(from, Reject::NotEntitled, change.round, "term_change"));
         }
         let known = self.succession.changes.get(&from).map(|(known, _)| known.term);
@@ -422,7 +422,7 @@ impl Machine {
                 return false;
             };
             let fits = (change.round, change.term) == (proposal.body.round, proposal.term);
-            let voter = self.roster().voters().any(|voter| voter == signed.signer());
+            let voter = self.roster().is_voter(&signed.signer());
             if !fits || !voter || signed.session() != self.info.session {
                 return false;
             }
