@@ -1,6 +1,8 @@
 //! Whether what a store has acknowledged survives `kill -9`: this test runs itself as a child process and kills it.
 //! It does not cut the power: what the disk does with synced writes is taken on trust.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -106,8 +108,8 @@ impl Writer {
         self.process.wait().unwrap();
         let text = reader.join().unwrap();
         let (whole, _cut) = text.rsplit_once('\n').unwrap();
-        let numbers = whole.lines().filter_map(|line| line.strip_prefix("acknowledged "));
-        numbers.last().unwrap().parse().unwrap()
+        let mut numbers = whole.lines().filter_map(|line| line.strip_prefix("acknowledged "));
+        numbers.next_back().unwrap().parse().unwrap()
     }
 }
 
