@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use serde_json::json;
 
+use crate::demo::Demo;
 use crate::simulation::{Checker, Overrides, Report, Scenario, run};
 
 /// Synod's test network.
@@ -34,6 +35,29 @@ enum Command {
     ///   testnet simulate testnet/scenarios/thousand_peers.toml --peers 200 --rounds 5
     #[command(verbatim_doc_comment)]
     Simulate(Simulate),
+    /// Train one model over four real nodes on this machine, and compare it with each institution alone
+    ///
+    /// The last line of standard output is one JSON object. Exit code 0: the joint model is better than every institution
+    /// alone on everyone's held-out text, and all nodes hold the same model.
+    ///
+    /// Examples:
+    ///   make demo                                # builds, fetches the texts, and runs this
+    ///   testnet demo --dir target/demo
+    #[command(verbatim_doc_comment)]
+    Demo(DemoArgs),
+}
+
+#[derive(Debug, Args)]
+struct DemoArgs {
+    /// The folder for data, nodes, logs and results
+    #[arg(long, default_value = "target/demo")]
+    dir: PathBuf,
+    /// The node binary [default: $SYNOD_NODE, else the one beside this program]
+    #[arg(long)]
+    node: Option<PathBuf>,
+    /// A session file in place of the demo's own
+    #[arg(long, value_name = "FILE")]
+    session: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -69,6 +93,22 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         match self.command {
             Command::Simulate(simulate) => simulate.run(),
+            Command::Demo(demo) => demo.run(),
+        }
+    }
+}
+
+impl DemoArgs {
+    fn run(self) -> ExitCode {
+        let Self { dir: root, node, session } = self;
+        let logs = root.join("logs");
+        match (Demo { root, node, session }).run() {
+            Ok(findings) if findings.passed() => ExitCode::SUCCESS,
+            Ok(_) => ExitCode::from(1),
+            Err(error) => {
+                eprintln!("error: {error}\nThe nodes' logs are in {}", logs.display());
+                ExitCode::from(1)
+            }
         }
     }
 }

@@ -2,4 +2,6 @@
 //! It is no part of a node; a node never links it.
 
 pub mod cli;
+pub mod demo;
+pub mod processes;
 pub mod simulation;

@@ -1,8 +1,6 @@
 //! Peers that do not follow the protocol: each runs the honest machine and bends what it computes, says or serves.
 //! An adversary holds its own key only; it can repeat what others signed, and cannot sign for them.
 
-use std::collections::VecDeque;
-
 use serde::Deserialize;
 use synod_aggregation::EncodingConfig;
 use synod_protocol::contract::Output;
@@ -69,7 +67,7 @@ pub struct Adversary {
     encoding: EncodingConfig,
     dice: Dice,
     /// Signed messages of this and other members, for repeating.
-    heard: VecDeque<Signed<Message>>,
+    heard: Vec<Signed<Message>>,
 }
 
 /// What goes out in place of the machine's outputs.
@@ -92,7 +90,7 @@ impl Adversary {
             session,
             encoding,
             dice,
-            heard: VecDeque::new(),
+            heard: Vec::new(),
         }
     }
 
@@ -290,10 +288,13 @@ impl Adversary {
         bytes
     }
 
+    /// Keeps a sample of all that was ever heard: old messages are what a replayer wants.
     fn remember(&mut self, message: Signed<Message>) {
-        self.heard.push_back(message);
-        if self.heard.len() > REMEMBERED {
-            self.heard.pop_front();
+        if self.heard.len() < REMEMBERED {
+            self.heard.push(message);
+        } else if self.dice.chance(0.1) {
+            let at = self.dice.below(REMEMBERED as u64) as usize;
+            self.heard[at] = message;
         }
     }
 

@@ -157,7 +157,8 @@ impl Checkers {
 
     /// A peer said something (whether or not anybody hears it).
     pub fn said(&mut self, at_ms: u64, peer: usize, message: &Verified<Message>) {
-        if !self.honest[peer] {
+        // What others signed may be passed on.
+        if !self.honest[peer] || self.index.get(&message.signer()) != Some(&peer) {
             return;
         }
         match message.value() {

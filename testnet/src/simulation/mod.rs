@@ -6,11 +6,15 @@ pub mod blobs;
 pub mod checkers;
 pub mod compute;
 pub mod dice;
+mod ending;
 pub mod faults;
 pub mod network;
+mod outputs;
 pub mod peer;
 pub mod report;
 pub mod scenario;
+mod trouble;
+mod work;
 pub mod world;
 
 pub use checkers::Checker;

@@ -245,6 +245,7 @@ impl Scenario {
         if overrides.peers.is_some() {
             let peers = u32::try_from(self.peers).unwrap_or(u32::MAX);
             self.terms.min_members = self.terms.min_members.min(peers);
+            self.terms.begin_members = self.terms.begin_members.min(peers);
             self.terms.max_members = self.terms.max_members.max(peers);
         }
     }

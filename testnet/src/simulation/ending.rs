@@ -1,0 +1,160 @@
+//! When a run is over, and what is said of it: liveness, learning, detection, and the report.
+//! Safety was judged on the way, by the checkers.
+
+use synod_protocol::identity::BlobId;
+use synod_protocol::journal::JournalEntry;
+use synod_protocol::task::{Round, Task, TaskResult};
+use synod_training::Continue;
+
+use super::checkers::Checker;
+use super::report::{Report, Verdict};
+use super::world::{AFTERMATH_MS, World};
+
+impl World<'_> {
+    pub(super) fn is_quiet(&self) -> bool {
+        self.faults_due == 0 && self.for_round.is_empty() && self.now_ms >= self.quiet_ms
+    }
+
+    pub(super) fn is_over(&mut self) -> bool {
+        if self.now_ms > self.scenario.limit_ms || self.ends_ms.is_some_and(|ends_ms| self.now_ms > ends_ms) {
+            return true;
+        }
+        if !self.is_quiet() {
+            return false;
+        }
+        let rounds = self.scenario.terms.rounds;
+        let settled = self.checkers.last_settled().map_or(0, |(round, _)| round);
+        let target = *self.target.get_or_insert_with(|| {
+            self.scenario
+                .expect
+                .more_rounds
+                .map_or(rounds, |more| rounds.min(settled + more))
+        });
+        if self.ends_ms.is_none() && std::mem::take(&mut self.moved) && self.laggards(target).is_empty() {
+            self.ends_ms = Some(self.now_ms + AFTERMATH_MS);
+        }
+        self.now_ms > self.quiet_ms + self.scenario.expect.within_ms
+    }
+
+    /// The live honest members that have not settled `target`.
+    pub(super) fn laggards(&self, target: Round) -> Vec<usize> {
+        (0..self.peers.len())
+            .filter(|peer| self.peers[*peer].is_honest() && !self.peers[*peer].gone)
+            .filter(|peer| self.checkers.progress(*peer).is_none_or(|settled| settled < target))
+            .collect()
+    }
+
+    pub(super) fn judge_end(&mut self) {
+        let target = self.target.unwrap_or(self.scenario.terms.rounds);
+        for peer in self.laggards(target).into_iter().take(5) {
+            let settled = self.checkers.progress(peer);
+            let now = self.peers[peer].clock(self.now_ms);
+            let says = match (self.peers[peer].refused.clone(), self.peers[peer].machine()) {
+                (Some(reason), _) => format!("was turned away: {reason}"),
+                (None, Some(machine)) => {
+                    let status = machine.status(now);
+                    format!(
+                        "is in round {}, term {}, {:?} under {:?}: {}",
+                        status.round,
+                        status.term,
+                        status.phase,
+                        status.coordinator.and_then(|id| self.index.get(&id)),
+                        status.explanation
+                    )
+                }
+                (None, None) => "is not a member".to_owned(),
+            };
+            let sentence = format!("peer {peer} settled {settled:?} of {target} rounds and {says}");
+            self.checkers.report(Checker::Liveness, self.now_ms, sentence);
+        }
+        self.judge_learning();
+        for &adversary in &self.scenario.expect.banned {
+            let found_out = (0..self.peers.len())
+                .filter(|peer| self.peers[*peer].is_honest() && !self.peers[*peer].gone)
+                .all(|peer| self.has_cut_off(peer, adversary));
+            if !found_out {
+                let sentence = format!("peer {adversary} misbehaved and is still trusted by somebody honest");
+                self.checkers.report(Checker::Detection, self.now_ms, sentence);
+            }
+        }
+    }
+
+    /// Whether a peer has banned another one, or knows a settlement that expelled it.
+    pub(super) fn has_cut_off(&self, peer: usize, other: usize) -> bool {
+        let id = self.peers[other].id;
+        self.peers[peer].banned.contains(&other)
+            || self.peers[peer].journal.iter().any(|entry| match entry {
+                JournalEntry::Banned(who) => *who == id,
+                JournalEntry::Settled(settlement) => settlement.body.expelled.contains(&id),
+                _ => false,
+            })
+    }
+
+    pub(super) fn judge_learning(&mut self) {
+        let Some((_, state)) = self.checkers.last_settled() else {
+            return;
+        };
+        let Some(loss) = self.loss_of(state) else { return };
+        if let Some(bound) = self.scenario.expect.loss_below
+            && (loss >= bound || loss.is_nan())
+        {
+            let sentence = format!("the loss ended at {loss}, not below {bound}");
+            self.checkers.report(Checker::Learning, self.now_ms, sentence);
+        }
+        if let Some(bound) = self.scenario.expect.loss_above
+            && loss <= bound
+        {
+            let sentence = format!("the loss ended at {loss}, not above {bound}");
+            self.checkers.report(Checker::Learning, self.now_ms, sentence);
+        }
+    }
+
+    pub(super) fn loss_of(&mut self, state: BlobId) -> Option<f32> {
+        let pool = &self.pool;
+        let mut read = |id: &BlobId| {
+            pool.get(id)
+                .map(|bytes| bytes.to_vec())
+                .ok_or_else(|| "gone".to_owned())
+        };
+        let task = Task::Evaluate { round: 0, state };
+        match self.oracle.run(&task, &mut read, &mut |_| Continue::Go).ok()?.result {
+            TaskResult::Evaluated { loss, .. } => Some(loss),
+            _ => None,
+        }
+    }
+
+    pub(super) fn report(&mut self) -> Report {
+        let totals = self.network.totals();
+        let last = self.checkers.last_settled();
+        let loss_last = last.and_then(|(_, state)| self.loss_of(state));
+        let mut report = Report {
+            scenario: self.scenario.name.clone(),
+            seed: self.scenario.seed,
+            peers: self.peers.len(),
+            rounds: self.scenario.terms.rounds,
+            settled: last.map_or(0, |(round, _)| round),
+            event_log_digest: self.log.digest(),
+            event_log_entries: self.log.entries(),
+            safety: Verdict::NotAsked,
+            liveness: Verdict::NotAsked,
+            learning: Verdict::NotAsked,
+            detection: Verdict::NotAsked,
+            canary_caught: None,
+            passed: false,
+            violations: Vec::new(),
+            loss_first: self.loss_first,
+            loss_last,
+            control_bytes: totals.control_bytes,
+            bulk_bytes: totals.bulk_bytes,
+            bytes: totals.control_bytes + totals.bulk_bytes,
+            messages: totals.messages,
+            lost: totals.lost,
+            takeovers: self.takeovers,
+            crashes: self.crashes,
+            virtual_ms: self.now_ms,
+            wall_s: 0.0,
+        };
+        report.judge(self.scenario, self.checkers.violations());
+        report
+    }
+}
