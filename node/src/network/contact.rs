@@ -43,6 +43,8 @@ pub(super) struct Candidates {
     pub(super) addresses: Vec<SocketAddr>,
     /// Whether a libp2p connection to the peer stands (so that a stream over it is possible).
     pub(super) connected: bool,
+    /// Whether the peer has said where its bulk plane is; waiting brings no more addresses then.
+    pub(super) complete: bool,
 }
 
 /// Orders and bounds the candidates: where the peer was seen, what it says, where it listens.

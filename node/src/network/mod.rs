@@ -107,6 +107,7 @@ enum Command {
     AddAddresses(PeerId, Vec<String>),
     Disconnect(PeerId),
     Contact(PeerId, oneshot::Sender<contact::Candidates>),
+    KnownAddresses(oneshot::Sender<Vec<(PeerId, Vec<String>)>>),
     Peers(oneshot::Sender<Vec<PeerInfo>>),
     Listen(oneshot::Sender<ListenInfo>),
     Counters(oneshot::Sender<BTreeMap<PeerId, Traffic>>),
@@ -263,6 +264,12 @@ impl NetworkHandle {
     /// Who is connected; empty when the network has ended.
     pub async fn peers(&self) -> Vec<PeerInfo> {
         self.ask(Command::Peers).await.unwrap_or_default()
+    }
+
+    /// Where members and connected peers may be found, newest first. Kept by the driver and given back by
+    /// [`add_addresses`](Self::add_addresses) after a restart, they bring the sessions together again at once.
+    pub async fn known_addresses(&self) -> Vec<(PeerId, Vec<String>)> {
+        self.ask(Command::KnownAddresses).await.unwrap_or_default()
     }
 
     /// Where this node can be reached; empty when the network has ended.

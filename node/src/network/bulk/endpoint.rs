@@ -64,7 +64,8 @@ impl Listener {
         server.transport_config(Arc::clone(&credentials.transport));
         let secret = credentials.keypair.derive_secret(b"synod blob stateless reset");
         let secret = secret.expect("an Ed25519 key derives secrets");
-        let endpoint = quinn::EndpointConfig::new(Arc::new(ResetKey(secret)));
+        let mut endpoint = quinn::EndpointConfig::new(Arc::new(ResetKey(secret)));
+        endpoint.cid_generator(|| Box::new(RandomIds));
         let quic = quinn::Endpoint::new(endpoint, Some(server), udp, Arc::new(quinn::TokioRuntime))
             .map_err(setup("the QUIC endpoint"))?;
         Ok(Self {
@@ -187,6 +188,26 @@ pub(super) fn peer_of_connection(connection: &quinn::Connection) -> Option<PeerI
         .downcast::<Vec<CertificateDer<'static>>>()
         .ok()?;
     peer_of(&certificates)
+}
+
+/// Connection ids that any start of the process accepts as its own. quinn's default ones are keyed anew at each start, and
+/// packets of the former start would be dropped in silence instead of being answered by a reset.
+struct RandomIds;
+
+impl quinn::ConnectionIdGenerator for RandomIds {
+    fn generate_cid(&mut self) -> quinn::ConnectionId {
+        let mut bytes = [0; 8];
+        getrandom::fill(&mut bytes).expect("the system gave random bytes when the node started");
+        quinn::ConnectionId::new(&bytes)
+    }
+
+    fn cid_len(&self) -> usize {
+        8
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// The same key after a restart, so that a restarted node can tell peers at once that their old connection is dead.

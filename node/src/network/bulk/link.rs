@@ -113,7 +113,7 @@ impl Dialer {
                 return Err("the node is shutting down".to_owned());
             };
             let give_up = Instant::now() + 2 * ADDRESS_PAUSE > deadline;
-            if !candidates.addresses.is_empty() || (give_up && candidates.connected) {
+            if !candidates.addresses.is_empty() || (candidates.connected && (candidates.complete || give_up)) {
                 return Ok(candidates);
             }
             if give_up {

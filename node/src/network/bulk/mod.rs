@@ -42,6 +42,8 @@ use serve::{Asker, Server};
 
 /// How often waiting fetches are looked at for their time being up.
 const TICK: Duration = Duration::from_secs(1);
+/// How long a shutdown waits for peers to hear of it.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// QUIC's application codes for a closed connection.
 const CLOSED_BY_SHUTDOWN: u32 = 0;
 const CLOSED_AS_DENIED: u32 = 1;
@@ -201,9 +203,9 @@ impl BulkTask {
             self.start_fetches();
         }
         self.quic.close(CLOSED_BY_SHUTDOWN.into(), b"the node is shutting down");
-        self.jobs.abort_all();
+        self.jobs.shutdown().await;
         // The close must leave the socket, but nobody waits long for it.
-        let _late = tokio::time::timeout(Duration::from_millis(200), self.quic.wait_idle()).await;
+        let _late = tokio::time::timeout(CLOSE_TIMEOUT, self.quic.wait_idle()).await;
         tracing::debug!("the bulk plane ends");
     }
 

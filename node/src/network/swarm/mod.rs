@@ -290,6 +290,7 @@ impl SwarmTask {
             }
             Command::Disconnect(peer) => drop(self.swarm.disconnect_peer_id(to_libp2p(&peer))),
             Command::Contact(peer, reply) => drop(reply.send(self.bulk_contact(&peer))),
+            Command::KnownAddresses(reply) => drop(reply.send(self.known_addresses())),
             Command::Peers(reply) => drop(reply.send(self.peer_infos())),
             Command::Listen(reply) => drop(reply.send(self.listen_info())),
             Command::Counters(reply) => {

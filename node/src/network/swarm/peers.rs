@@ -459,7 +459,15 @@ impl SwarmTask {
         Candidates {
             addresses: self.book.bulk_candidates(peer),
             connected,
+            complete: self.book.instance(peer).is_some(),
         }
+    }
+
+    /// Addresses of held and connected peers, newest first: worth keeping for the next start.
+    pub(super) fn known_addresses(&self) -> Vec<(PeerId, Vec<String>)> {
+        let peers: BTreeSet<&PeerId> = self.held.iter().chain(self.peers.keys()).collect();
+        let texts = |peer: &PeerId| self.book.addresses(peer).iter().map(ToString::to_string).collect();
+        peers.into_iter().map(|peer| (*peer, texts(peer))).collect()
     }
 
     pub(super) fn peer_infos(&self) -> Vec<PeerInfo> {
