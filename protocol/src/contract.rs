@@ -46,7 +46,13 @@ pub enum Input {
     /// Time passed.
     Tick,
     /// A verified message came in.
-    Message(Verified<Message>),
+    Message {
+        /// What its signer says.
+        message: Verified<Message>,
+        /// The peer that handed it over itself, if it did not come by gossip: who carries another's old words is
+        /// charged for that, not the one who once signed them.
+        carrier: Option<PeerId>,
+    },
     /// `from` handed over something that is no verified message of this session.
     Refused {
         /// Who handed it over (the transport's peer, proved by the transport).
@@ -86,8 +92,10 @@ pub enum Command {
 pub enum FetchFailure {
     /// This peer sent bytes that do not hash to the id.
     WrongDigest(PeerId),
-    /// This peer sent more than was announced.
+    /// This peer's blob is longer or shorter than was announced.
     Oversize(PeerId),
+    /// The store has this blob, and it is longer or shorter than was announced.
+    OtherLength,
     /// Nobody who was asked has it, or could be reached, in time.
     Unavailable,
     /// This node cannot keep it (the disk is full, say).

@@ -37,6 +37,11 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// The operator asked to leave, and this node may not.
+    LeaveRefused {
+        /// Why, and what to do.
+        reason: String,
+    },
     /// A round began for this member.
     RoundStarted {
         /// Which.

@@ -108,6 +108,8 @@ pub struct Admission {
     pub peer: PeerId,
     /// As what.
     pub roles: Roles,
+    /// The issuer's round when it was given: one who left later needs a new admission.
+    pub round: u64,
 }
 
 impl Content for Admission {

@@ -13,7 +13,6 @@ use crate::journal::JournalEntry;
 use crate::limits;
 use crate::machine::Machine;
 use crate::message::{Body, JoinRefusal, Message, Settlement, Welcome};
-use crate::reject::{Evidence, Reject};
 use crate::session::{Role, Roles, Roster};
 use crate::signed::{Signed, Verified};
 use crate::task::Round;
@@ -24,6 +23,8 @@ pub(crate) struct Doorkeeper {
     uses: BTreeMap<BlockId, u32>,
     revoked: BTreeSet<BlockId>,
     admitted: BTreeMap<PeerId, (Signed<Admission>, Vec<BlockId>)>,
+    /// Everything that was ever granted: uses are spent for good.
+    granted: Vec<(Signed<Admission>, Vec<BlockId>)>,
     present: BTreeMap<PeerId, (Signed<Admission>, Time)>,
     leaves: BTreeMap<PeerId, Signed<Message>>,
 }
@@ -42,6 +43,7 @@ impl Doorkeeper {
     }
 
     pub(crate) fn admitted(&mut self, admission: Signed<Admission>, blocks: &[BlockId]) {
+        self.granted.push((admission.clone(), blocks.to_vec()));
         for block in blocks {
             *self.uses.entry(*block).or_default() += 1;
         }
@@ -89,7 +91,7 @@ impl Doorkeeper {
     }
 
     pub(crate) fn snapshot(&self) -> Vec<JournalEntry> {
-        let admitted = self.admitted.values();
+        let admitted = self.granted.iter();
         let mut entries: Vec<_> = admitted
             .map(|(admission, blocks)| JournalEntry::Admitted {
                 admission: admission.clone(),
@@ -147,6 +149,7 @@ impl Machine {
         let ids: Vec<BlockId> = blocks.iter().map(|(block, _)| *block).collect();
         if let Some((admission, used)) = self.door.admitted.get(from)
             && *used == ids
+            && (self.roster().get(from).is_some() || self.may_enter(admission).is_some())
         {
             return Ok(admission.clone());
         }
@@ -177,7 +180,15 @@ impl Machine {
     }
 
     fn admit(&mut self, peer: PeerId, roles: Roles, blocks: Vec<BlockId>) -> Signed<Admission> {
-        let admission = Signed::new(&self.identity, self.info.session, &Admission { peer, roles });
+        let admission = Signed::new(
+            &self.identity,
+            self.info.session,
+            &Admission {
+                peer,
+                roles,
+                round: self.round(),
+            },
+        );
         self.persist(JournalEntry::Admitted {
             admission: admission.clone(),
             blocks: blocks.clone(),
@@ -190,13 +201,8 @@ impl Machine {
     // ---- as a coordinator -------------------------------------------------------------------------------------------
 
     pub(crate) fn on_present(&mut self, from: PeerId, admission: &Signed<Admission>) {
-        let Some(entry) = self.may_enter(admission) else {
-            // A member that is listed already says it once more when its settlement was lost; others are not entitled.
-            if self.roster().get(&from).is_none() {
-                self.charge(Evidence::plain(from, Reject::NotEntitled, self.round(), "present"));
-            }
-            return;
-        };
+        // A member that is listed may say it once more, and a lagging node may not know the issuer yet: no fault of anyone.
+        let Some(entry) = self.may_enter(admission) else { return };
         if entry.peer != from
             || self.door.present.len() >= limits::PENDING_ADMISSIONS.max(self.info.terms.max_members as usize)
         {
@@ -208,15 +214,15 @@ impl Machine {
         }
     }
 
-    pub(crate) fn on_leave(&mut self, message: &Verified<Message>, _round: Round) {
+    pub(crate) fn on_leave(&mut self, message: &Verified<Message>) {
         let from = message.signer();
         if self.chain.is_empty() {
             self.door.present.remove(&from);
-        } else if self.roster().get(&from).is_some() {
-            self.door.leaves.entry(from).or_insert_with(|| message.signed().clone());
-        } else if let Some(last) = self.chain.last().cloned() {
+        } else if self.leaver(message.signed()).is_some() {
+            self.door.leaves.insert(from, message.signed().clone());
+        } else if let Some(last) = self.chain.last().cloned().filter(|_| self.departed.contains_key(&from)) {
             // It left with a settlement that it has not seen.
-            self.send(from, &Message::Settled(last));
+            self.on_catch_up(from, last.body.round);
         }
     }
 
@@ -227,9 +233,11 @@ impl Machine {
         let creator = self.info.creator;
         if self.me == creator {
             if !self.chain.is_empty() {
+                let (roles, round) = (self.creator_roles(), self.round());
                 let admission = Admission {
                     peer: creator,
-                    roles: Roles::of(&[Role::Trainer, Role::Coordinator]),
+                    roles,
+                    round,
                 };
                 let admission = Signed::new(&self.identity, self.info.session, &admission);
                 let present = self.sign(&Message::Present(Box::new(admission)));
@@ -255,9 +263,16 @@ impl Machine {
 
     /// Answers with settlements, as many as fit.
     pub(crate) fn on_catch_up(&mut self, from: PeerId, first: Round) {
-        if !self.is_known(&from) {
+        let (now, wait) = (self.now, self.info.terms.heartbeat_ms);
+        if !self.is_known(&from) || first >= self.round() {
             return;
         }
+        // The same once more within a heartbeat is an echo.
+        let served = &mut self.heard.entry(from).or_default().served;
+        if served.is_some_and(|(round, at)| round == first && now.since(at) < wait) {
+            return;
+        }
+        *served = Some((first, now));
         let missing = self.chain.iter().skip(usize::try_from(first).unwrap_or(usize::MAX));
         let mut room = limits::MESSAGE_BYTES / 2;
         let fits = |settlement: &&Arc<Settlement>| {
@@ -278,6 +293,11 @@ impl Machine {
     pub(crate) fn on_leave_command(&mut self) {
         if self.leaving {
             return;
+        }
+        let line = self.roster().succession();
+        if line == [self.me] && self.roster().len() > 1 {
+            let reason = "this node is the only one that may coordinate: let another coordinator join before it leaves";
+            return self.event(Event::LeaveRefused { reason: reason.into() });
         }
         self.leaving = true;
         self.persist(JournalEntry::Left);

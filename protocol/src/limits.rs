@@ -17,6 +17,9 @@ pub const CATCH_UP_SETTLEMENTS: usize = 16;
 /// Rounds after which a message of an old round is a replay; before, the network may have been slow.
 pub const LATE_ROUNDS: u64 = 2;
 
+/// Runs of a peer whose heartbeat counts are kept, to tell an old heartbeat from a restart.
+pub const BOOTS_KEPT: usize = 8;
+
 /// Terms above its own that a member follows at once; a liar may not drive the count away.
 pub const TERMS_AHEAD: u32 = 64;
 

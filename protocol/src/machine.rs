@@ -58,10 +58,33 @@ pub(crate) enum Job {
 }
 
 /// When and how a member was last heard.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Heard {
-    pub at: Time,
+    /// When something fresh of it came.
+    pub at: Option<Time>,
+    /// Its last heartbeat.
     pub beat: Option<Heartbeat>,
+    /// The highest count of each of its last runs: an old heartbeat is no sign of life.
+    pub counts: BTreeMap<u64, u64>,
+    /// What was last sent to it to catch up, and when.
+    pub served: Option<(Round, Time)>,
+}
+
+impl Heard {
+    /// Takes note of a heartbeat; false if it is an old one said again.
+    pub(crate) fn is_fresh(&mut self, beat: &Heartbeat, now: Time) -> bool {
+        let count = self.counts.entry(beat.boot).or_default();
+        if beat.count <= *count {
+            return false;
+        }
+        *count = beat.count;
+        while self.counts.len() > limits::BOOTS_KEPT {
+            self.counts.pop_first();
+        }
+        self.at = Some(now);
+        self.beat = Some(beat.clone());
+        true
+    }
 }
 
 /// The agreed state that the current round starts from.
@@ -81,6 +104,12 @@ pub struct Machine {
     /// Settled rounds, from round 0 on.
     pub(crate) chain: Vec<Arc<Settlement>>,
     pub(crate) expelled: BTreeSet<PeerId>,
+    /// When a member left by its own word, last.
+    pub(crate) departed: BTreeMap<PeerId, Round>,
+    /// Everyone who was ever in a roster.
+    pub(crate) alumni: BTreeSet<PeerId>,
+    /// Who handed over the message that is being handled.
+    carrier: Option<PeerId>,
     pub(crate) base: Option<Base>,
     pub(crate) work: RoundWork,
     pub(crate) succession: Succession,
@@ -113,6 +142,9 @@ impl Machine {
             info,
             chain: Vec::new(),
             expelled: BTreeSet::new(),
+            departed: BTreeMap::new(),
+            alumni: BTreeSet::new(),
+            carrier: None,
             base: None,
             work: RoundWork::default(),
             succession: Succession::new(now),
@@ -145,7 +177,7 @@ impl Machine {
         }
         match input {
             Input::Tick => {}
-            Input::Message(message) => self.on_message(message),
+            Input::Message { message, carrier } => self.on_message(message, carrier),
             Input::Refused { from, reject } => self.charge(Evidence::plain(from, reject, self.round(), "bytes")),
             Input::Computed { job, result } => self.on_computed(job, result),
             Input::Fetched { job, result } => self.on_fetched(job, result),
@@ -294,19 +326,22 @@ impl Machine {
     /// Whether a member was heard lately (this node always is).
     pub(crate) fn is_alive(&self, peer: &PeerId) -> bool {
         let lost_after = self.info.terms.lost_after_ms;
-        *peer == self.me
-            || self
-                .heard
-                .get(peer)
-                .is_some_and(|heard| self.now.since(heard.at) <= lost_after)
+        let heard = self.heard.get(peer).and_then(|heard| heard.at);
+        *peer == self.me || heard.is_some_and(|at| self.now.since(at) <= lost_after)
     }
 
     fn beat(&mut self) {
-        self.beats += 1;
         if self.base.is_some_and(|base| !base.held) && !self.has_job(&Job::State) && self.now >= self.retry_state_at {
             self.fetch_state();
         }
-        let beat = Message::Heartbeat(Heartbeat {
+        let beat = self.next_heartbeat();
+        self.spread_beat(beat);
+        self.repeat_what_matters();
+    }
+
+    pub(crate) fn next_heartbeat(&mut self) -> Message {
+        self.beats += 1;
+        Message::Heartbeat(Heartbeat {
             boot: self.boot,
             count: self.beats,
             round: self.round(),
@@ -314,9 +349,7 @@ impl Machine {
             settled: self.chain.last().map(|settlement| settlement.id(&self.info.session)),
             phase: self.phase(),
             lifecycle: self.lifecycle,
-        });
-        self.spread_beat(beat);
-        self.repeat_what_matters();
+        })
     }
 
     /// What this member is doing.
@@ -333,33 +366,27 @@ impl Machine {
 
     // ---- messages ---------------------------------------------------------------------------------------------------
 
-    fn on_message(&mut self, message: Verified<Message>) {
+    fn on_message(&mut self, message: Verified<Message>, carrier: Option<PeerId>) {
         let from = message.signer();
         let kind = message.value().kind();
+        self.carrier = carrier;
         if from == self.me || self.is_out() {
             return;
         }
-        let refusal = if message.session() != self.info.session {
-            Some(Reject::ForeignSession)
-        } else if !message.value().within_limits() {
-            Some(Reject::Malformed)
-        } else {
-            None
-        };
-        if let Some(reject) = refusal {
-            return self.charge(Evidence::plain(from, reject, self.round(), kind));
+        if message.session() != self.info.session {
+            // Its signer may have said it to others, long ago: who brings it here is at fault.
+            let blamed = carrier.map(|peer| Evidence::plain(peer, Reject::ForeignSession, self.round(), kind));
+            return blamed.into_iter().for_each(|evidence| self.charge(evidence));
+        }
+        if !message.value().within_limits() {
+            return self.charge(Evidence::plain(from, Reject::Malformed, self.round(), kind));
         }
         if self.reputation.is_banned(&from) && !matches!(message.value(), Message::Join(_)) {
             return;
         }
-        if self.is_known(&from) {
-            self.heard
-                .entry(from)
-                .or_insert(Heard {
-                    at: self.now,
-                    beat: None,
-                })
-                .at = self.now;
+        // What is of the current round was said lately; heartbeats prove their own freshness.
+        if message.value().round() == Some(self.round()) && self.is_known(&from) {
+            self.heard.entry(from).or_default().at = Some(self.now);
         }
         match message.value() {
             Message::Join(proof) => self.on_join(from, proof),
@@ -372,29 +399,33 @@ impl Machine {
             Message::TermChange(change) => self.on_term_change(&message, change),
             Message::CatchUp { from: first } => self.on_catch_up(from, *first),
             Message::Settlements(list) => self.on_settlements(from, list),
-            Message::Leave { round } => self.on_leave(&message, *round),
+            Message::Leave { .. } => self.on_leave(&message),
             // Meant for a joiner that has no machine yet; a repeated answer finds it here.
             Message::Admitted(_) | Message::Refused(_) => {}
         }
     }
 
-    /// Whether a peer is a member, or on its way to be one.
+    /// Whether a peer is or was a member, or is on its way to be one.
     pub(crate) fn is_known(&self, peer: &PeerId) -> bool {
-        *peer == self.info.creator || self.roster().get(peer).is_some() || self.door.is_admitted(peer)
+        *peer == self.info.creator || self.alumni.contains(peer) || self.door.is_admitted(peer)
     }
 
     /// The check of a message's round that every phase shares: true if it is of the current one.
     pub(crate) fn is_current(&mut self, from: PeerId, round: Round, kind: &'static str) -> bool {
         if round == self.round() {
-            return true;
+            return !self.is_finished();
         }
         if round > self.round() {
             self.ask_for_settlements(from);
-        } else {
-            let old = self.round() - round > limits::LATE_ROUNDS;
-            let reject = if old { Reject::Replay } else { Reject::Late };
-            self.charge(Evidence::plain(from, reject, self.round(), kind));
+            return false;
         }
+        // An honest member that lags says old things itself, and shows others' proposals; nothing else of others.
+        let old = self.round() - round > limits::LATE_ROUNDS && kind != "proposal";
+        match self.carrier.filter(|carrier| *carrier != from && old) {
+            Some(carrier) => self.charge(Evidence::plain(carrier, Reject::Replay, self.round(), kind)),
+            None => self.charge(Evidence::plain(from, Reject::Late, self.round(), kind)),
+        }
+        self.on_catch_up(from, round);
         false
     }
 
@@ -486,15 +517,16 @@ impl Machine {
     fn on_fetched(&mut self, job: JobId, result: Result<(), FetchFailure>) {
         let Some(purpose) = self.jobs.remove(&job) else { return };
         if let Err(failure) = &result {
-            let charge = match failure {
-                FetchFailure::WrongDigest(peer) => Some((*peer, Reject::WrongDigest)),
-                FetchFailure::Oversize(peer) => Some((*peer, Reject::Oversize)),
-                FetchFailure::Unavailable => None,
-                FetchFailure::Environment(reason) => {
-                    self.event(Event::TaskFailed {
-                        round: self.round(),
-                        reason: reason.clone(),
-                    });
+            // A wrong length in a check may be the claimant's or the server's: the coordinator has judged that before.
+            let checking = matches!(purpose, Job::CheckPayload(_));
+            let charge = match (failure, &purpose) {
+                (FetchFailure::WrongDigest(peer), _) => Some((*peer, Reject::WrongDigest)),
+                (FetchFailure::Oversize(peer), _) => (!checking).then_some((*peer, Reject::Oversize)),
+                (FetchFailure::OtherLength, Job::Payload(owner)) => Some((*owner, Reject::Oversize)),
+                (FetchFailure::OtherLength | FetchFailure::Unavailable, _) => None,
+                (FetchFailure::Environment(reason), _) => {
+                    let (round, reason) = (self.round(), reason.clone());
+                    self.event(Event::TaskFailed { round, reason });
                     None
                 }
             };
@@ -541,7 +573,8 @@ impl Machine {
 
     pub(crate) fn charge(&mut self, evidence: Evidence) {
         let (peer, reject, kind) = (evidence.peer, evidence.reject, evidence.kind.clone());
-        if peer == self.me {
+        // Strangers have no credit to lose; keeping them out is the transport's business.
+        if peer == self.me || !self.is_known(&peer) {
             return;
         }
         let banned = self.reputation.charge(evidence);
@@ -599,7 +632,7 @@ impl Machine {
         body.used
             .iter()
             .for_each(|used| self.reputation.forgive(&used.update.peer));
-        self.expelled.extend(&body.expelled);
+        self.remember_members(&settlement);
         let held = held || self.base.is_some_and(|base| base.held && base.state == body.state);
         self.base = Some(Base {
             state: body.state,
@@ -617,6 +650,13 @@ impl Machine {
             self.announce_members();
         }
         self.retire();
+    }
+
+    fn remember_members(&mut self, settlement: &Settlement) {
+        let body = &settlement.body;
+        self.expelled.extend(&body.expelled);
+        self.departed.extend(body.left.iter().map(|peer| (*peer, body.round)));
+        self.alumni.extend(body.roster.peers());
     }
 
     fn retire(&mut self) {
@@ -698,6 +738,7 @@ impl Machine {
         if here && let Some(base) = &mut self.base {
             base.held = true;
             self.begin_round();
+            self.resume_checking();
         }
     }
 
@@ -710,7 +751,7 @@ impl Machine {
             }
             match entry {
                 JournalEntry::Settled(settlement) => {
-                    self.expelled.extend(&settlement.body.expelled);
+                    self.remember_members(&settlement);
                     self.door.settle(&settlement.body);
                     self.chain.push(settlement);
                     self.work = RoundWork::default();

@@ -19,7 +19,7 @@ impl Machine {
                 heard_ms_ago: if is_me {
                     Some(0)
                 } else {
-                    heard.map(|heard| now.since(heard.at))
+                    heard.and_then(|heard| heard.at).map(|at| now.since(at))
                 },
                 phase: if is_me {
                     Some(self.phase())

@@ -208,6 +208,8 @@ pub struct Body {
     pub roster: Roster,
     /// Members that leave the roster now for proven equivocation, sorted; they are never admitted again.
     pub expelled: Vec<PeerId>,
+    /// Members that leave the roster now by their own word, sorted.
+    pub left: Vec<PeerId>,
     /// Who computed this body, and so holds its state. A later term that must repeat the body leaves it.
     pub proposer: PeerId,
     /// Who leads the next round in its term 0.
@@ -383,6 +385,17 @@ impl Message {
             Message::CatchUp { .. } => "catch_up",
             Message::Settlements(_) => "settlements",
             Message::Leave { .. } => "leave",
+        }
+    }
+
+    /// The round that it speaks of, if it is a statement within a round.
+    pub fn round(&self) -> Option<Round> {
+        match self {
+            Message::Update(claim) => Some(claim.round),
+            Message::Proposal(proposal) => Some(proposal.body.round),
+            Message::Vote(vote) => Some(vote.round),
+            Message::TermChange(change) => Some(change.round),
+            _ => None,
         }
     }
 

@@ -61,8 +61,8 @@ impl Reject {
     pub fn cost(self) -> u32 {
         match self {
             Reject::Late => 0,
-            Reject::Replay | Reject::Withheld => 2,
-            Reject::NotEntitled | Reject::ForeignSession => 5,
+            Reject::Withheld => 2,
+            Reject::NotEntitled | Reject::ForeignSession | Reject::Replay => 5,
             Reject::StaleBase => 10,
             Reject::Malformed | Reject::BadSignature | Reject::Oversize | Reject::Undecodable => 25,
             Reject::WrongDigest | Reject::BadSettlement => 50,

@@ -47,7 +47,9 @@ impl Round {
     }
 
     pub(crate) fn restore_vote(&mut self, term: Term, proposal: Signed<Message>, session: &SessionId) {
-        let Ok(verified) = proposal.verify() else { return };
+        let verified = proposal
+            .verify()
+            .expect("the journal holds what was verified before it was voted for");
         if let Message::Proposal(inner) = verified.value() {
             let body = inner.body.id(session);
             self.seen.insert(inner.term, (body, proposal.clone()));

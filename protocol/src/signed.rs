@@ -54,7 +54,8 @@ pub enum SignedError {
     /// The bytes do not decode, or decode and leave a rest.
     #[error("message does not decode")]
     Malformed,
-    /// The signature is not the named signer's over these bytes in this session.
+    /// The signature is not the named signer's over these bytes in this session, or the bytes are not the one
+    /// canonical form of their value (a signature must hold over the value as anyone encodes it).
     #[error("signature does not verify")]
     BadSignature,
 }
@@ -108,7 +109,7 @@ impl<T: Content> Signed<T> {
         let wire = &self.inner.wire;
         let good = self.inner.checked.get_or_init(|| {
             let bytes = signing_bytes(T::DOMAIN, &wire.session, &wire.signer, &wire.body);
-            wire.signer.verifies(&bytes, &wire.signature)
+            wire.signer.verifies(&bytes, &wire.signature) && is_canonical::<T>(&wire.body)
         });
         if !good {
             return Err(SignedError::BadSignature);
@@ -172,6 +173,12 @@ impl<T> Verified<T> {
 pub fn signature_holds<T: Content>(session: SessionId, signer: PeerId, value: &T, signature: &SignatureBytes) -> bool {
     let body = postcard::to_stdvec(value).expect("protocol values always encode");
     signer.verifies(&signing_bytes(T::DOMAIN, &session, &signer, &body), signature)
+}
+
+/// postcard accepts numbers with needless bytes; a value has to have one form, or its signature means little.
+fn is_canonical<T: Content>(body: &[u8]) -> bool {
+    let value = postcard::from_bytes::<T>(body);
+    value.is_ok_and(|value| postcard::to_stdvec(&value).is_ok_and(|bytes| bytes == body))
 }
 
 fn signing_bytes(domain: &[u8], session: &SessionId, signer: &PeerId, body: &[u8]) -> Vec<u8> {
@@ -283,6 +290,24 @@ mod tests {
             Signed::<Other>::from_bytes(&bytes).unwrap().verify().err(),
             Some(SignedError::BadSignature)
         );
+    }
+
+    #[test]
+    fn a_value_has_one_form() {
+        let identity = Identity::from_secret([3; 32]);
+        let session = SessionId([9; 32]);
+        let signer = identity.peer_id();
+        // 41 as a number of two bytes: postcard reads it, and nobody else would write it so.
+        let body = vec![0x80 | 41, 0];
+        let signature = identity.sign(&signing_bytes(Note::DOMAIN, &session, &signer, &body));
+        let bytes = postcard::to_stdvec(&Wire {
+            session,
+            signer,
+            body,
+            signature,
+        })
+        .unwrap();
+        assert!(Signed::<Note>::from_bytes(&bytes).unwrap().verify().is_err());
     }
 
     #[test]

@@ -201,7 +201,13 @@ fn an_equivocator_is_expelled_with_evidence() {
             report: Default::default(),
         };
         let signed = Signed::new(&world.nodes[&culprit].identity, SESSION, &Message::Update(claim));
-        world.give(creator, Input::Message(signed.verify().unwrap()));
+        world.give(
+            creator,
+            Input::Message {
+                message: signed.verify().unwrap(),
+                carrier: Some(culprit),
+            },
+        );
     }
     world.run_until(|world| world.round(world.peer(1)) > round + 1);
     let machine = world.nodes[&world.peer(1)].machine.as_ref().unwrap();

@@ -70,6 +70,7 @@ fn body() -> Body {
         missing: vec![(PeerId([12; 32]), Absence::Late)],
         roster: Roster::new([(peer, member)]),
         expelled: vec![],
+        left: vec![],
         proposer: peer,
         lead: peer,
     }
@@ -95,6 +96,7 @@ fn messages() -> Vec<Message> {
         &Admission {
             peer: PeerId([7; 32]),
             roles: Roles::default(),
+            round: 0,
         },
     );
     let update = Signed::new(&identity(), SESSION, &Message::Update(claim.clone()));
@@ -155,17 +157,17 @@ fn messages() -> Vec<Message> {
 /// Kind, length and BLAKE3 (first 8 bytes) of each message's signed wire form under a fixed key.
 const GOLDEN: &[(&str, usize, &str)] = &[
     ("join", 470, "6eaa9cfe344e4026"),
-    ("admitted", 297, "611a0836b94130eb"),
+    ("admitted", 298, "972b3e734c2cf9fe"),
     ("refused", 131, "d962db3bd18686a5"),
-    ("present", 293, "6db485167c9975f9"),
+    ("present", 294, "4c84733d6f4c0fcd"),
     ("heartbeat", 170, "24632296f36cf797"),
     ("update", 210, "34b669784f683060"),
-    ("proposal", 1448, "185a1e978c01392b"),
+    ("proposal", 1450, "2c1a9ffcef59ac3b"),
     ("vote", 164, "92b9aca1c900d1b7"),
-    ("settled", 582, "1b0cc06c6c4c29b8"),
+    ("settled", 583, "9ec1d506e26326d4"),
     ("term_change", 166, "a1390a411c6632c7"),
     ("catch_up", 131, "f05d52e85ed68c58"),
-    ("settlements", 1034, "4b7e9575e8f53694"),
+    ("settlements", 1036, "eded90ee18efc6b2"),
     ("leave", 131, "e6253d70f76807ee"),
 ];
 

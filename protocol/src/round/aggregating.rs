@@ -140,12 +140,16 @@ impl Machine {
     }
 
     fn recompute(&mut self) {
-        let (Some(check), Some(base)) = (&self.work.check, self.base.filter(|base| base.held)) else {
+        let Some(check) = &mut self.work.check else { return };
+        let Some(base) = self.base.filter(|base| base.held) else {
+            // Goes on when the base is here.
+            check.stalled = true;
             return;
         };
         if self.has_job(&Job::Check) {
             return;
         }
+        let Some(check) = &self.work.check else { return };
         let updates = check
             .proposal()
             .body

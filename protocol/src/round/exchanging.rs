@@ -89,17 +89,12 @@ impl Lead {
         }
     }
 
-    pub(crate) fn is_aggregating(&self) -> bool {
-        matches!(self.stage, Stage::Aggregating(_))
+    pub(crate) fn is_collecting(&self) -> bool {
+        matches!(self.stage, Stage::Collecting)
     }
 
-    /// Offsets at which payloads came in.
-    fn arrivals(&self) -> Vec<u64> {
-        let offset = |claimed: &Claimed| match claimed.payload {
-            Payload::Here { after_ms } => Some(after_ms),
-            _ => None,
-        };
-        self.claims.values().filter_map(offset).collect()
+    pub(crate) fn is_aggregating(&self) -> bool {
+        matches!(self.stage, Stage::Aggregating(_))
     }
 }
 
@@ -215,76 +210,64 @@ impl Machine {
         }
     }
 
-    /// When collecting ends though members are missing; None while a quorum is not in.
-    pub(crate) fn collecting_deadline(&self) -> Option<Time> {
-        let lead = self
-            .work
-            .lead
-            .as_ref()
-            .filter(|lead| matches!(lead.stage, Stage::Collecting))?;
-        let arrivals = lead.arrivals();
-        if arrivals.len() < self.updates_needed(lead) {
-            return None;
-        }
-        let wait = deadline::close_after_ms(&arrivals, &self.info.terms.deadline)?;
-        Some(lead.opened.after_ms(wait).max(lead.not_before))
+    /// The members whose payloads are here and may be used, with the offsets at which they came, in order of ids.
+    fn usable_updates(&self, lead: &Lead) -> Vec<(PeerId, u64)> {
+        let usable = |(peer, claimed): (&PeerId, &Claimed)| match claimed.payload {
+            Payload::Here { after_ms } if self.is_usable(lead, peer) => Some((*peer, after_ms)),
+            _ => None,
+        };
+        lead.claims.iter().filter_map(usable).collect()
+    }
+
+    fn is_usable(&self, lead: &Lead, peer: &PeerId) -> bool {
+        !lead.faults.contains_key(peer) && !self.reputation.is_banned(peer)
     }
 
     fn updates_needed(&self, lead: &Lead) -> usize {
         let trainers = self
             .roster()
             .with(Role::Trainer)
-            .filter(|peer| !lead.faults.contains_key(peer))
-            .count();
-        self.info.terms.updates_needed(trainers)
+            .filter(|peer| !lead.faults.contains_key(peer));
+        self.info.terms.updates_needed(trainers.count())
+    }
+
+    /// When collecting ends though members are missing; None while a quorum is not in.
+    pub(crate) fn collecting_deadline(&self) -> Option<Time> {
+        let lead = self.work.lead.as_ref().filter(|lead| lead.is_collecting())?;
+        let offsets: Vec<u64> = self
+            .usable_updates(lead)
+            .into_iter()
+            .map(|(_, after_ms)| after_ms)
+            .collect();
+        if offsets.len() < self.updates_needed(lead) || self.base.is_none_or(|base| !base.held) {
+            return None;
+        }
+        let wait = deadline::close_after_ms(&offsets, &self.info.terms.deadline)?;
+        Some(lead.opened.after_ms(wait).max(lead.not_before))
     }
 
     /// Ends collecting when every living trainer is in, or at the deadline.
     pub(crate) fn try_to_close(&mut self) {
-        let Some(lead) = self
-            .work
-            .lead
-            .as_ref()
-            .filter(|lead| matches!(lead.stage, Stage::Collecting))
-        else {
+        let Some(lead) = self.work.lead.as_ref().filter(|lead| lead.is_collecting()) else {
             return;
         };
         let Some(base) = self.base.filter(|base| base.held) else {
             return;
         };
-        let is_here = |claimed: &Claimed| matches!(claimed.payload, Payload::Here { .. });
-        let usable = |peer: &PeerId| !lead.faults.contains_key(peer) && !self.reputation.is_banned(peer);
-        let set: Vec<PeerId> = lead
-            .claims
-            .iter()
-            .filter(|(peer, claimed)| is_here(claimed) && usable(peer))
-            .map(|(p, _)| *p)
-            .collect();
-        if set.len() < self.updates_needed(lead) || self.now < lead.not_before {
+        let Some(deadline) = self.collecting_deadline() else {
+            return;
+        };
+        let all_in = !self
+            .roster()
+            .with(Role::Trainer)
+            .any(|peer| self.is_waited_for(lead, &peer));
+        if self.now < lead.not_before || !all_in && self.now < deadline {
             return;
         }
-        // A member that says it is idle in this round cannot train now: its operator was told why.
-        let round = self.round();
-        let is_idle = |peer: &PeerId| {
-            let beat = self.heard.get(peer).and_then(|heard| heard.beat.as_ref());
-            beat.is_some_and(|beat| beat.round == round && beat.phase == Phase::Idle)
-        };
-        let is_waited_for = |peer: &PeerId| {
-            let given_up = |claimed: &Claimed| match claimed.payload {
-                Payload::Fetching => false,
-                Payload::Failed => claimed.attempts >= FETCH_ATTEMPTS,
-                Payload::Here { .. } => true,
-            };
-            usable(peer) && self.is_alive(peer) && !is_idle(peer) && !lead.claims.get(peer).is_some_and(given_up)
-        };
-        let all_in = !self.roster().with(Role::Trainer).any(|peer| is_waited_for(&peer));
-        let due = self.collecting_deadline().is_some_and(|deadline| self.now >= deadline);
-        if !all_in && !due {
-            return;
-        }
+        let set: Vec<PeerId> = self.usable_updates(lead).into_iter().map(|(peer, _)| peer).collect();
         let updates = set.iter().map(|peer| lead.claims[peer].claim().to_ref(*peer)).collect();
         let round = self.round();
-        // An own update that is not ready by now comes too late for the round.
+        // An own update that is not ready by now comes too late for this term.
         self.drop_jobs(|job| matches!(job, Job::Train));
         self.compute(
             Job::Aggregate,
@@ -295,5 +278,19 @@ impl Machine {
             },
         );
         self.work.lead.as_mut().expect("checked above").stage = Stage::Aggregating(set);
+    }
+
+    /// Whether an update of `peer` may still come.
+    fn is_waited_for(&self, lead: &Lead, peer: &PeerId) -> bool {
+        let given_up = |claimed: &Claimed| match claimed.payload {
+            Payload::Fetching => false,
+            Payload::Failed => claimed.attempts >= FETCH_ATTEMPTS,
+            Payload::Here { .. } => true,
+        };
+        // A member that says it is idle in this round cannot train now: its operator was told why.
+        let beat = self.heard.get(peer).and_then(|heard| heard.beat.as_ref());
+        let idle = beat.is_some_and(|beat| beat.round == self.round() && beat.phase == Phase::Idle);
+        let answered = lead.claims.get(peer).is_some_and(given_up);
+        self.is_usable(lead, peer) && self.is_alive(peer) && !idle && !answered
     }
 }

@@ -72,6 +72,7 @@ impl Machine {
             missing: Vec::new(),
             roster,
             expelled: Vec::new(),
+            left: Vec::new(),
             proposer: self.me,
             lead: self.me,
         };
@@ -88,21 +89,23 @@ impl Machine {
         });
     }
 
-    fn creator_roles(&self) -> Roles {
+    /// The creator's roles: it needs no admission to have them.
+    pub(crate) fn creator_roles(&self) -> Roles {
         match self.info.terms.creator_trains {
             true => Roles::of(&[Role::Trainer, Role::Coordinator]),
             false => Roles::of(&[Role::Coordinator]),
         }
     }
 
-    /// Whether a founding proposal lists exactly the admitted, and this member among them.
+    /// Whether a founding proposal lists exactly the creator and the admitted.
     pub(crate) fn is_founding_justified(&self, proposal: &Proposal) -> bool {
         let body = &proposal.body;
         let creator = self.info.creator;
-        let empty = body.used.is_empty() && body.missing.is_empty() && body.expelled.is_empty();
+        let nobody_gone = body.expelled.is_empty() && body.left.is_empty();
+        let empty = body.used.is_empty() && body.missing.is_empty() && nobody_gone;
         let chained = body.previous == BodyId([0; 32]) && body.base == body.state;
         let led = body.lead == creator && body.proposer == creator && proposal.term == 0;
-        if !(empty && chained && led) || body.roster.get(&self.me).is_none() {
+        if !(empty && chained && led) {
             return false;
         }
         let mut expected = Roster::default();

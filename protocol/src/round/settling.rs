@@ -9,6 +9,7 @@ use crate::event::Event;
 use crate::identity::{BlobId, BodyId, PeerId};
 use crate::invite::Admission;
 use crate::journal::JournalEntry;
+use crate::limits;
 use crate::machine::Machine;
 use crate::message::{Absence, Body, Message, Proposal, Settlement, Term, UsedUpdate, Vote};
 use crate::reject::{Evidence, Reject};
@@ -29,7 +30,7 @@ pub(crate) struct Locked {
 pub(crate) struct RosterChange<'a> {
     pub missing: &'a [(PeerId, Absence)],
     pub admissions: &'a [Signed<Admission>],
-    pub leaving: BTreeSet<PeerId>,
+    pub left: &'a BTreeSet<PeerId>,
     pub expelled: &'a [PeerId],
     /// Rounds of absence after which a member goes.
     pub absent_rounds: u32,
@@ -44,81 +45,50 @@ impl Machine {
         let (Some(lead), Some(last)) = (&self.work.lead, self.chain.last()) else {
             return;
         };
-        let base = last.body.state;
-        let used: Vec<UsedUpdate> = set
-            .iter()
-            .zip(verdicts)
-            .map(|(peer, verdict)| {
-                let claim = lead.claims[peer].claim();
-                UsedUpdate {
-                    update: claim.to_ref(*peer),
-                    report: claim.report,
-                    verdict: *verdict,
-                }
-            })
-            .collect();
+        let used = set.iter().zip(verdicts).map(|(peer, verdict)| {
+            let claim = lead.claims[peer].claim();
+            UsedUpdate {
+                update: claim.to_ref(*peer),
+                report: claim.report,
+                verdict: *verdict,
+            }
+        });
+        let used = used.collect();
         let claims = set
             .iter()
             .map(|peer| lead.claims[peer].message.signed().clone())
             .collect();
-        let expelled: Vec<PeerId> = lead
-            .faults
-            .keys()
-            .filter(|peer| self.roster().get(peer).is_some())
-            .copied()
-            .collect();
-        let faults = expelled.iter().map(|peer| lead.faults[peer].clone()).collect();
+        let convicted = lead.faults.iter().filter(|(peer, _)| self.roster().get(peer).is_some());
+        let (expelled, faults): (Vec<PeerId>, Vec<_>) = convicted.map(|(peer, pair)| (*peer, pair.clone())).unzip();
         let missing = self.absences(set);
-        let admissions = self.door.present(self.now, self.info.terms.lost_after_ms);
-        let room = (self.info.terms.max_members as usize).saturating_sub(self.roster().len());
-        let admissions: Vec<_> = admissions
-            .into_iter()
-            .filter(|admission| {
-                self.may_enter(admission)
-                    .is_some_and(|entry| !expelled.contains(&entry.peer))
-            })
-            .take(room)
-            .collect();
-        let leaves: Vec<_> = self
-            .door
-            .leaves()
-            .filter(|leave| self.roster().get(&leave.signer()).is_some())
-            .cloned()
-            .collect();
-        let mut leaving: BTreeSet<PeerId> = leaves.iter().map(Signed::signer).collect();
-        let mut leaves = leaves;
-        if self.leaving && leaving.insert(self.me) {
-            leaves.push(self.sign(&Message::Leave { round: self.round() }));
-        }
-        let absent_rounds = self.info.terms.absent_rounds;
+        let admissions = self.entrants(&expelled);
+        let leaves = self.goodbyes();
+        let left: BTreeSet<PeerId> = leaves.iter().map(Signed::signer).collect();
         let change = RosterChange {
             missing: &missing,
             admissions: &admissions,
-            leaving,
+            left: &left,
             expelled: &expelled,
-            absent_rounds,
+            absent_rounds: self.info.terms.absent_rounds,
         };
         let roster = next_roster(self.roster(), self.round(), &change);
-        let lead_next = if roster.has(&self.me, Role::Coordinator) {
-            self.me
-        } else {
-            roster.succession().first().copied().unwrap_or(self.me)
-        };
+        let stays = roster.has(&self.me, Role::Coordinator);
+        let heir = roster.succession().first().copied().filter(|_| !stays);
         let body = Body {
             round: self.round(),
             previous: last.id(&self.info.session),
-            base,
+            base: last.body.state,
             state,
             state_bytes: bytes,
             used,
             missing,
             roster,
             expelled,
+            left: left.into_iter().collect(),
             proposer: self.me,
-            lead: lead_next,
+            lead: heir.unwrap_or(self.me),
         };
-        let justification = lead.justification.clone();
-        let term = lead.term;
+        let (term, justification) = (lead.term, lead.justification.clone());
         self.issue(Proposal {
             term,
             body,
@@ -128,6 +98,35 @@ impl Machine {
             faults,
             justification,
         });
+    }
+
+    /// The admissions that this settlement lets in: as many as there is room for, in the roster and in a message.
+    fn entrants(&self, expelled: &[PeerId]) -> Vec<Signed<Admission>> {
+        let room = (self.info.terms.max_members as usize).saturating_sub(self.roster().len());
+        let may_enter = |admission: &Signed<Admission>| {
+            self.may_enter(admission)
+                .is_some_and(|entry| !expelled.contains(&entry.peer))
+        };
+        let present = self.door.present(self.now, self.info.terms.lost_after_ms);
+        present
+            .into_iter()
+            .filter(may_enter)
+            .take(room.min(limits::PENDING_ADMISSIONS))
+            .collect()
+    }
+
+    /// The leave messages that this settlement fulfils, this member's own among them.
+    fn goodbyes(&self) -> Vec<Signed<Message>> {
+        let mut leaves: BTreeMap<PeerId, Signed<Message>> = BTreeMap::new();
+        leaves.extend(
+            self.door
+                .leaves()
+                .filter_map(|leave| Some((self.leaver(leave)?, leave.clone()))),
+        );
+        if self.leaving {
+            leaves.insert(self.me, self.sign(&Message::Leave { round: self.round() }));
+        }
+        leaves.into_values().collect()
     }
 
     /// Signs a proposal, makes it durable, sends it, and votes for it.
@@ -219,7 +218,8 @@ impl Machine {
                 Absence::Equivocated
             } else if self.reputation.is_banned(peer) {
                 Absence::Refused
-            } else if !self.is_alive(peer) {
+            } else if !self.is_alive(peer) && self.now.since(lead.opened) > self.info.terms.lost_after_ms {
+                // Before, a new coordinator may simply not have been greeted yet.
                 Absence::Lost
             } else {
                 match lead.claims.get(peer).map(|claimed| claimed.payload) {
@@ -242,7 +242,12 @@ impl Machine {
         if from != self.coordinator_of(term) {
             return self.charge(Evidence::plain(from, Reject::NotEntitled, round, "proposal"));
         }
+        if round == 0 && proposal.body.roster.get(&self.me).is_none() {
+            // Founded without this member, which came too late for round 0: it enters at a later border.
+            return;
+        }
         let id = proposal.body.id(&self.info.session);
+        let first_sight = !self.work.seen.contains_key(&term);
         match self.work.seen.get(&term) {
             Some((first, signed)) if *first != id => {
                 let statements = vec![hex::encode(signed.to_bytes()), hex::encode(message.signed().to_bytes())];
@@ -261,10 +266,15 @@ impl Machine {
             return;
         }
         self.enter_term(term);
-        self.succession.heard = self.now;
+        if first_sight {
+            self.succession.heard = self.now;
+        }
         match &self.work.vote {
             // The vote may have been lost: say it again.
-            Some(locked) if locked.term == term => self.send_vote(from, term, id),
+            Some(locked) if locked.term == term => {
+                assert_eq!(locked.body, id, "one proposal a term was seen, and voted for");
+                self.send_vote(from, term, id);
+            }
             // The same body in a later term needs no second examination.
             Some(locked) if locked.body == id => self.vote(message, term, id),
             _ => self.begin_check(message, term, id),
@@ -325,12 +335,10 @@ impl Machine {
 
     fn is_roster_justified(&self, proposal: &Proposal) -> bool {
         let body = &proposal.body;
-        let leaving = proposal
-            .leaves
-            .iter()
-            .map(|leave| self.leaver(leave))
-            .collect::<Option<BTreeSet<PeerId>>>();
-        let Some(leaving) = leaving else { return false };
+        let left: Option<BTreeSet<PeerId>> = proposal.leaves.iter().map(|leave| self.leaver(leave)).collect();
+        let Some(left) = left.filter(|left| left.iter().eq(&body.left)) else {
+            return false;
+        };
         let culprits: Option<Vec<PeerId>> = proposal
             .faults
             .iter()
@@ -349,7 +357,7 @@ impl Machine {
         let change = RosterChange {
             missing: &body.missing,
             admissions: &proposal.admissions,
-            leaving,
+            left: &left,
             expelled: &body.expelled,
             absent_rounds: self.info.terms.absent_rounds,
         };
@@ -358,12 +366,15 @@ impl Machine {
         roster == body.roster && roster.len() <= (self.info.terms.max_members as usize).max(self.roster().len()) && led
     }
 
-    /// Who a leave message takes out of the roster, if it is one of a member.
-    fn leaver(&self, leave: &Signed<Message>) -> Option<PeerId> {
+    /// Who a leave message takes out of the roster: a member, by a word of its present membership.
+    pub(crate) fn leaver(&self, leave: &Signed<Message>) -> Option<PeerId> {
         let verified = leave.verify().ok()?;
-        let is_leave = matches!(verified.value(), Message::Leave { .. });
-        let known = leave.session() == self.info.session && self.roster().get(&leave.signer()).is_some();
-        (is_leave && known).then(|| leave.signer())
+        let Message::Leave { round } = verified.value() else {
+            return None;
+        };
+        let member = self.roster().get(&leave.signer())?;
+        let current = (member.since..=self.round()).contains(round);
+        (current && leave.session() == self.info.session).then(|| leave.signer())
     }
 
     /// Who a pair of claims convicts, if it does.
@@ -389,7 +400,8 @@ impl Machine {
         let may_invite = issuer == self.info.creator || self.roster().has(&issuer, Role::Coordinator);
         let sound = admission.session() == self.info.session && entry.roles.is_known() && !entry.roles.is_empty();
         let outside = self.roster().get(&entry.peer).is_none() && !self.expelled.contains(&entry.peer);
-        (may_invite && sound && outside).then(|| entry.clone())
+        let stale = self.departed.get(&entry.peer).is_some_and(|left| entry.round <= *left);
+        (may_invite && sound && outside && !stale).then(|| entry.clone())
     }
 
     /// Votes, once a term.
@@ -518,7 +530,7 @@ impl Machine {
         }
         if adopted {
             self.begin_round();
-            if settlements.len() == crate::limits::CATCH_UP_SETTLEMENTS {
+            if settlements.len() == limits::CATCH_UP_SETTLEMENTS {
                 self.ask_for_settlements(from);
             }
         }
@@ -537,7 +549,7 @@ pub(crate) fn next_roster(roster: &Roster, round: u64, change: &RosterChange<'_>
         .filter(|(_, absence)| matches!(absence, Absence::Lost | Absence::Withheld))
         .map(|(peer, _)| *peer)
         .collect();
-    let stays = |peer: &PeerId| !change.leaving.contains(peer) && !change.expelled.contains(peer);
+    let stays = |peer: &PeerId| !change.left.contains(peer) && !change.expelled.contains(peer);
     let count = |peer: &PeerId, member: &Member| if lost.contains(peer) { member.absent + 1 } else { 0 };
     let counted = roster.iter().filter(|(peer, _)| stays(peer));
     let counted = counted.map(|(peer, member)| {

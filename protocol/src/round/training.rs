@@ -6,6 +6,7 @@ use crate::identity::BlobId;
 use crate::journal::JournalEntry;
 use crate::machine::{Job, Machine};
 use crate::message::{Message, UpdateClaim};
+use crate::round::exchanging::Lead;
 use crate::session::Role;
 use crate::signed::Signed;
 use crate::task::{Task, TrainReport};
@@ -20,7 +21,7 @@ pub(crate) struct Training {
 }
 
 impl Machine {
-    /// Starts local steps, or announces the update that is ready already.
+    /// Starts local steps, or announces the update that is ready already. Calling it again does no harm.
     pub(crate) fn train(&mut self) {
         let Some(base) = self.base.filter(|base| base.held) else {
             return;
@@ -31,7 +32,9 @@ impl Machine {
         if self.work.training.claim.is_some() {
             return self.send_claim();
         }
-        if !self.work.training.failed && !self.has_job(&Job::Train) {
+        let collecting = self.work.lead.as_ref().is_none_or(Lead::is_collecting);
+        let examining = self.work.check.is_some() || !collecting;
+        if !self.work.training.failed && !examining && !self.has_job(&Job::Train) {
             let round = self.round();
             self.compute(
                 Job::Train,

@@ -2,6 +2,7 @@
 //! A change of term needs a majority of promises not to vote in earlier terms, each with the sender's last vote: phase one
 //! of Paxos (Lamport 1998); so a round that may have settled under a lost coordinator settles the same under the next.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use crate::contract::Time;
@@ -9,7 +10,7 @@ use crate::event::Event;
 use crate::identity::{BlobId, BodyId, PeerId};
 use crate::journal::JournalEntry;
 use crate::limits;
-use crate::machine::{Heard, Job, Machine};
+use crate::machine::{Job, Machine};
 use crate::message::{Heartbeat, Message, Proposal, Term, TermChange};
 use crate::reject::{Evidence, Reject};
 use crate::round::exchanging::Lead;
@@ -114,29 +115,25 @@ impl Machine {
         if self.succession.term > 0 && !self.is_coordinator() && !heard_of_term && self.is_voter() {
             self.send_term_change();
         }
-        if self.work.vote.is_none() && self.work.check.is_none() && !self.is_coordinator() {
-            self.send_claim();
+        // Training that a lost proposal interrupted is taken up again; a claim that was lost is said again.
+        if self
+            .work
+            .vote
+            .as_ref()
+            .is_none_or(|vote| vote.term < self.succession.term)
+            && self.work.check.is_none()
+        {
+            self.train();
         }
+        self.rise_to_the_voters();
         self.repeat_proposal();
         self.resume_checking();
     }
 
     pub(crate) fn on_heartbeat(&mut self, from: PeerId, beat: &Heartbeat) {
-        if !self.is_known(&from) {
+        if !self.is_known(&from) || !self.heard.entry(from).or_default().is_fresh(beat, self.now) {
             return;
         }
-        let heard = self.heard.entry(from).or_insert(Heard {
-            at: self.now,
-            beat: None,
-        });
-        if heard
-            .beat
-            .as_ref()
-            .is_some_and(|last| (last.boot, last.count) >= (beat.boot, beat.count))
-        {
-            return;
-        }
-        heard.beat = Some(beat.clone());
         if self.chain.is_empty() {
             if beat.settled.is_some() {
                 self.ask_for_settlements(from);
@@ -144,14 +141,60 @@ impl Machine {
             return;
         }
         // A coordinator that lags or leads in rounds is alive; one of an earlier term is not the coordinator any more.
-        let leads = from == self.coordinator() && (beat.round != self.round() || beat.term >= self.succession.term);
-        if leads {
+        if from == self.coordinator() && (beat.round != self.round() || beat.term >= self.succession.term) {
             self.succession.heard = self.now;
         }
-        if beat.round > self.round() {
-            self.ask_for_settlements(from);
-        } else if beat.round < self.round() {
-            self.on_catch_up(from, beat.round);
+        match beat.round.cmp(&self.round()) {
+            Ordering::Greater => self.ask_for_settlements(from),
+            Ordering::Less => self.on_catch_up(from, beat.round),
+            Ordering::Equal => self.compare_terms(from, beat.term),
+        }
+    }
+
+    /// Brings two members of different terms together: the one below is shown why, the one above shows itself.
+    fn compare_terms(&mut self, from: PeerId, theirs: Term) {
+        let mine = self.succession.term;
+        if theirs < mine && self.is_voter() {
+            let changes: Vec<_> = self
+                .promises(mine)
+                .into_iter()
+                .map(|(_, signed)| signed.clone())
+                .collect();
+            changes.into_iter().for_each(|signed| self.send_signed(from, signed));
+            // Updates have no term: a round of a lower term may close with this member's, though not with its vote.
+            let claim = self
+                .work
+                .training
+                .claim
+                .clone()
+                .filter(|_| self.coordinator_of(theirs) == from);
+            claim.into_iter().for_each(|claim| self.send_signed(from, claim));
+        } else if theirs > mine {
+            let beat = self.next_heartbeat();
+            self.send(from, &beat);
+        }
+    }
+
+    /// As a coordinator whose majority hangs on voters that promised a later term: moves up to them.
+    fn rise_to_the_voters(&mut self) {
+        let term = self.succession.term;
+        let Some(opened) = self.work.lead.as_ref().map(|lead| lead.opened) else {
+            return;
+        };
+        if self.now.since(opened) < 2 * self.info.terms.lost_after_ms {
+            return;
+        }
+        let promised = |peer: &PeerId| self.succession.changes.get(peer).map_or(0, |(change, _)| change.term);
+        let alive: Vec<PeerId> = self.roster().voters().filter(|peer| self.is_alive(peer)).collect();
+        let reachable = alive.iter().filter(|peer| promised(peer) <= term).count();
+        let above = alive
+            .iter()
+            .map(promised)
+            .filter(|other| *other <= term.saturating_add(limits::TERMS_AHEAD))
+            .max();
+        let majority = self.roster().majority();
+        if let Some(above) = above.filter(|above| *above > term && reachable < majority && alive.len() >= majority) {
+            self.move_to_term(above);
         }
     }
 
@@ -194,11 +237,14 @@ impl Machine {
         }
     }
 
-    /// As a coordinator that cannot do its duty: asks for the next term.
+    /// As a coordinator that cannot do its duty: asks for the next term, if there is somebody else to lead it.
     pub(crate) fn step_down(&mut self) {
-        self.work.lead = None;
-        let next = self.succession.term + 1;
-        self.move_to_term(next);
+        let wait = self.now.after_ms(self.info.terms.lost_after_ms);
+        if self.roster().succession().len() > 1 {
+            self.move_to_term(self.succession.term + 1);
+        } else if let Some(lead) = &mut self.work.lead {
+            lead.not_before = wait;
+        }
     }
 
     fn suspect(&mut self) {
@@ -221,6 +267,7 @@ impl Machine {
         } else {
             // Too few members ask for this term yet: a higher one would not help.
             self.succession.heard = self.now;
+            self.succession.claimed_at = self.succession.claimed_at.map(|_| self.now);
             self.send_term_change();
         }
     }
@@ -256,9 +303,7 @@ impl Machine {
                 Job::Payload(_) | Job::Aggregate | Job::CheckPayload(_) | Job::Check
             )
         });
-        if self.work.training.claim.is_some() {
-            self.send_claim();
-        }
+        self.train();
     }
 
     fn send_term_change(&mut self) {
@@ -373,9 +418,13 @@ impl Machine {
         };
         let round = self.round();
         self.event(Event::TookOver { round, term });
+        // The others' claims need a moment; and coordinators that fail one after the other do not spin.
+        let not_before = self.now.after_ms(self.info.terms.heartbeat_ms);
+        let lead = Lead::new(term, self.now);
         self.work.lead = Some(Lead {
             justification: justification.clone(),
-            ..Lead::new(term, self.now)
+            not_before,
+            ..lead
         });
         if let Some(signed) = self.work.own_proposals.get(&term).cloned() {
             self.stand_by(signed);

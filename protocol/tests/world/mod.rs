@@ -120,11 +120,13 @@ impl World {
         let join = Signed::new(&identity, SESSION, &Message::Join(Box::new(proof)));
         let now = self.now;
         let issuer = self.nodes.get_mut(&self.creator).unwrap();
-        let outputs = issuer
-            .machine
-            .as_mut()
-            .unwrap()
-            .handle(now, Input::Message(join.verify().unwrap()));
+        let outputs = issuer.machine.as_mut().unwrap().handle(
+            now,
+            Input::Message {
+                message: join.verify().unwrap(),
+                carrier: Some(joiner),
+            },
+        );
         let answer = outputs.iter().find_map(|output| match output {
             Output::Send { to, message } if *to == joiner => Some(message.verify().unwrap().value().clone()),
             _ => None,
@@ -251,7 +253,13 @@ impl World {
     fn deliver(&mut self, from: PeerId, to: PeerId, message: &Signed<Message>) {
         let verified = message.verify().unwrap();
         if !(self.dropped)(from, to, verified.value()) {
-            self.queue.push_back((to, Input::Message(verified)));
+            self.queue.push_back((
+                to,
+                Input::Message {
+                    message: verified,
+                    carrier: Some(from),
+                },
+            ));
         }
     }
 
