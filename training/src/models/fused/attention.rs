@@ -12,7 +12,7 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 use std::sync::Arc;
 
-use super::numeric::{exp, exp_shifted, greatest, sum, vectorised};
+use super::numeric::{dot, exp, exp_shifted, greatest, vectorised};
 use super::product::{Matrix, multiply};
 use super::{parts, tensor, values};
 use crate::models::operations::{AttentionShape, rotary_angles};
@@ -266,10 +266,7 @@ vectorised! {
         }
         weights[seen..].fill(0.0);
         let (weights, gradients) = (&weights[..seen], &mut dscores[..seen]);
-        let mean = {
-            let gradients = &*gradients;
-            sum(seen, |i| weights[i] * gradients[i])
-        };
+        let mean = dot(weights, gradients);
         for (gradient, weight) in gradients.iter_mut().zip(weights) {
             *gradient = weight * (*gradient - mean);
         }
@@ -281,9 +278,10 @@ vectorised! {
     fn rotate_row(from: &[f32], cosines: &[f32], sines: &[f32], scale: f32, to: &mut [f32]) {
         let (first, second) = from.split_at(cosines.len());
         let (to_first, to_second) = to.split_at_mut(cosines.len());
-        for i in 0..cosines.len() {
-            to_first[i] = (first[i] * cosines[i] - second[i] * sines[i]) * scale;
-            to_second[i] = (second[i] * cosines[i] + first[i] * sines[i]) * scale;
+        let from = first.iter().zip(second).zip(cosines.iter().zip(sines));
+        for ((to_first, to_second), ((first, second), (cosine, sine))) in to_first.iter_mut().zip(to_second).zip(from) {
+            *to_first = (first * cosine - second * sine) * scale;
+            *to_second = (second * cosine + first * sine) * scale;
         }
     }
 }
@@ -292,9 +290,10 @@ vectorised! {
     fn rotate_back_row(from: &[f32], cosines: &[f32], sines: &[f32], scale: f32, to: &mut [f32]) {
         let (first, second) = from.split_at(cosines.len());
         let (to_first, to_second) = to.split_at_mut(cosines.len());
-        for i in 0..cosines.len() {
-            to_first[i] = (first[i] * cosines[i] + second[i] * sines[i]) * scale;
-            to_second[i] = (second[i] * cosines[i] - first[i] * sines[i]) * scale;
+        let from = first.iter().zip(second).zip(cosines.iter().zip(sines));
+        for ((to_first, to_second), ((first, second), (cosine, sine))) in to_first.iter_mut().zip(to_second).zip(from) {
+            *to_first = (first * cosine + second * sine) * scale;
+            *to_second = (second * cosine - first * sine) * scale;
         }
     }
 }

@@ -33,19 +33,21 @@ pub(super) use vectorised;
 /// x = n·ln 2 + r with |r| ≤ ½ ln 2; eʳ by its Taylor polynomial of degree 7; 2ⁿ by its exponent bits.
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
-    // Adding and subtracting 1.5·2²³ rounds to an integer without a rounding instruction.
+    // Adding 1.5·2²³ rounds to an integer and leaves it in the lowest bits, without an instruction that not all processors have.
     const ROUNDER: f32 = 12_582_912.0;
     // ln 2 in two parts: the first has few bits, so that n·LN2_HIGH is exact.
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     let clamped = x.clamp(-87.0, 87.0);
-    let n = (clamped * std::f32::consts::LOG2_E + ROUNDER) - ROUNDER;
+    let rounded = clamped * std::f32::consts::LOG2_E + ROUNDER;
+    let n = rounded - ROUNDER;
     let r = (clamped - n * LN2_HIGH) - n * LN2_LOW;
     let mut sum = 1.0 / 5040.0;
     for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
         sum = sum * r + coefficient;
     }
-    let power = f32::from_bits(((n as i32 + 127) as u32) << 23);
+    let exponent = rounded.to_bits().wrapping_sub(ROUNDER.to_bits()).wrapping_add(127);
+    let power = f32::from_bits(exponent.wrapping_shl(23));
     if x < -87.0 { 0.0 } else { sum * power }
 }
 
@@ -55,33 +57,53 @@ pub(super) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
-/// Sum of `term(i)` for `i` in `0..count`, in eight lanes and then across them.
+/// Σ values, in eight lanes and then across them.
 #[inline(always)]
-pub(super) fn sum(count: usize, term: impl Fn(usize) -> f32) -> f32 {
+pub(super) fn sum(values: &[f32]) -> f32 {
+    let (chunks, rest) = values.as_chunks::<8>();
     let mut lanes = [0f32; 8];
-    let whole = count / 8 * 8;
-    for start in (0..whole).step_by(8) {
-        for (lane, sum) in lanes.iter_mut().enumerate() {
-            *sum += term(start + lane);
+    for chunk in chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane += value;
         }
     }
-    let rest: f32 = (whole..count).map(term).sum();
-    let [a, b, c, d, e, f, g, h] = lanes;
-    ((a + e) + (b + f)) + ((c + g) + (d + h)) + rest
+    across(lanes) + rest.iter().sum::<f32>()
+}
+
+/// Σ left · right, in eight lanes and then across them.
+#[inline(always)]
+pub(super) fn dot(left: &[f32], right: &[f32]) -> f32 {
+    let ((left, left_rest), (right, right_rest)) = (left.as_chunks::<8>(), right.as_chunks::<8>());
+    let mut lanes = [0f32; 8];
+    for (left, right) in left.iter().zip(right) {
+        for ((lane, left), right) in lanes.iter_mut().zip(left).zip(right) {
+            *lane += left * right;
+        }
+    }
+    across(lanes)
+        + left_rest
+            .iter()
+            .zip(right_rest)
+            .map(|(left, right)| left * right)
+            .sum::<f32>()
+}
+
+#[inline(always)]
+fn across([a, b, c, d, e, f, g, h]: [f32; 8]) -> f32 {
+    ((a + e) + (b + f)) + ((c + g) + (d + h))
 }
 
 vectorised! {
     /// The greatest value; −∞ of none.
     fn greatest(values: &[f32]) -> f32 {
+        let (chunks, rest) = values.as_chunks::<8>();
         let mut lanes = [f32::NEG_INFINITY; 8];
-        let chunks = values.chunks_exact(8);
-        let rest = chunks.remainder().iter().fold(f32::NEG_INFINITY, |a, b| if *b > a { *b } else { a });
         for chunk in chunks {
             for (lane, value) in lanes.iter_mut().zip(chunk) {
                 *lane = if *value > *lane { *value } else { *lane };
             }
         }
-        lanes.iter().fold(rest, |a, b| if *b > a { *b } else { a })
+        lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |a, b| if *b > a { *b } else { a })
     }
 }
 
@@ -91,8 +113,7 @@ vectorised! {
         for value in values.iter_mut() {
             *value = exp(*value - shift);
         }
-        let values = &*values;
-        sum(values.len(), |i| values[i])
+        sum(values)
     }
 }
 
@@ -116,7 +137,8 @@ mod tests {
     fn sums_and_maxima_take_every_value() {
         for count in 0..40 {
             let values: Vec<f32> = (0..count).map(|i| (i * 7 % 31) as f32 - 40.0).collect();
-            assert_eq!(sum(count, |i| values[i]), values.iter().sum::<f32>());
+            assert_eq!(sum(&values), values.iter().sum::<f32>());
+            assert_eq!(dot(&values, &values), values.iter().map(|v| v * v).sum::<f32>());
             assert_eq!(
                 greatest(&values),
                 values.iter().copied().fold(f32::NEG_INFINITY, f32::max)

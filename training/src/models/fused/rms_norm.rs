@@ -10,7 +10,7 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use super::numeric::{sum, vectorised};
+use super::numeric::{dot, vectorised};
 use super::{ROWS, parts, tensor, values};
 use crate::models::operations::NORM_EPSILON;
 
@@ -98,7 +98,7 @@ fn backward(x: &[f32], gain: &[f32], inverse: &[f32], dy: &[f32]) -> (Vec<f32>, 
 
 vectorised! {
     fn forward_row(x: &[f32], gain: &[f32], y: &mut [f32]) -> f32 {
-        let mean = sum(x.len(), |i| x[i] * x[i]) / x.len() as f32;
+        let mean = dot(x, x) / x.len() as f32;
         let inverse = 1.0 / (mean + NORM_EPSILON).sqrt();
         for ((y, x), gain) in y.iter_mut().zip(x).zip(gain) {
             *y = x * inverse * gain;
@@ -110,10 +110,12 @@ vectorised! {
 vectorised! {
     /// dx = r · (g·dy − x · r² · mean(g·dy·x)); dgain grows by dy · x · r.
     fn backward_row(x: &[f32], gain: &[f32], inverse: f32, dy: &[f32], dx: &mut [f32], dgain: &mut [f32]) {
-        let dot = sum(x.len(), |i| gain[i] * dy[i] * x[i]);
-        let pull = dot * inverse * inverse / x.len() as f32;
-        for ((((dx, x), gain), dy), dgain) in dx.iter_mut().zip(x).zip(gain).zip(dy).zip(dgain) {
-            *dx = inverse * (gain * dy - x * pull);
+        for ((dx, gain), dy) in dx.iter_mut().zip(gain).zip(dy) {
+            *dx = gain * dy;
+        }
+        let pull = dot(dx, x) * inverse * inverse / x.len() as f32;
+        for (((dx, x), dy), dgain) in dx.iter_mut().zip(x).zip(dy).zip(dgain) {
+            *dx = inverse * (*dx - x * pull);
             *dgain += dy * x * inverse;
         }
     }
