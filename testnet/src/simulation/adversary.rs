@@ -55,6 +55,10 @@ pub enum Misdeed {
     Foreign,
     /// Announces updates from another base.
     StaleBase,
+    /// Announces a length that its payload does not have.
+    Misstate,
+    /// Announces the base state for its update.
+    Copy,
     /// Never votes.
     Abstain,
 }
@@ -185,6 +189,14 @@ impl Adversary {
                     ..claim.clone()
                 };
                 bent.outputs.push(same_way(output, self.sign(&Message::Update(stale))));
+            }
+            (Misdeed::Misstate, Message::Update(claim)) => {
+                let longer = UpdateClaim { bytes: claim.bytes + 1, ..claim.clone() };
+                bent.outputs.push(same_way(output, self.sign(&Message::Update(longer))));
+            }
+            (Misdeed::Copy, Message::Update(claim)) => {
+                let copied = UpdateClaim { payload: claim.base, ..claim.clone() };
+                bent.outputs.push(same_way(output, self.sign(&Message::Update(copied))));
             }
             (Misdeed::DoubleVote, Message::Vote(vote)) => {
                 let other = Vote {

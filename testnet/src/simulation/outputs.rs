@@ -211,11 +211,7 @@ impl World<'_> {
             }
             self.at(
                 arrival,
-                Happening::Deliver {
-                    to,
-                    from,
-                    message: verified.clone(),
-                },
+                Happening::Deliver { to, from, message: verified.clone(), gossip: !charged },
             );
         }
     }

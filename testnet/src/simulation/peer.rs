@@ -33,7 +33,7 @@ pub enum Stage {
 pub struct Fetching {
     /// Which blob.
     pub blob: BlobId,
-    /// More bytes are refused.
+    /// Another length is refused.
     pub bytes: u64,
     /// Who may have it.
     pub from: Vec<usize>,

@@ -67,8 +67,9 @@ impl World<'_> {
             return;
         };
         let blob = fetching.blob;
-        if one.blobs.get(&blob).is_some() {
-            return self.fetched(peer, job, Ok(()));
+        if let Some(bytes) = one.blobs.get(&blob) {
+            let fits = bytes.len() as u64 == fetching.bytes;
+            return self.fetched(peer, job, if fits { Ok(()) } else { Err(FetchFailure::OtherLength) });
         }
         if self.now_ms >= fetching.until_ms || fetching.from.is_empty() {
             return self.fetched(peer, job, Err(FetchFailure::Unavailable));
@@ -119,14 +120,14 @@ impl World<'_> {
         let Some(fetching) = self.peers[peer].fetches.get(&job) else {
             return;
         };
-        let (blob, limit) = (fetching.blob, fetching.bytes);
+        let (blob, length) = (fetching.blob, fetching.bytes);
         let bytes = self
             .network
             .connected(peer, holder, self.now_ms)
             .then(|| self.served(holder, peer, &blob));
         match bytes.flatten() {
             None => self.at(self.now_ms + 1, Happening::FetchTry { peer, incarnation, job }),
-            Some(bytes) if bytes.len() as u64 > limit => {
+            Some(bytes) if bytes.len() as u64 != length => {
                 let failure = FetchFailure::Oversize(self.peers[holder].id);
                 self.fetched(peer, job, Err(failure));
             }

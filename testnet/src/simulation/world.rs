@@ -34,6 +34,7 @@ pub(super) enum Happening {
         to: usize,
         from: usize,
         message: Verified<Message>,
+        gossip: bool,
     },
     /// Something that is no verified message arrives.
     Forged { to: usize, from: usize },
@@ -60,7 +61,7 @@ pub(super) enum Happening {
     Fault(FaultKind),
 }
 
-struct Due {
+pub(super) struct Due {
     at_ms: u64,
     number: u64,
     what: Happening,
@@ -256,7 +257,7 @@ impl<'a> World<'a> {
 
     fn happen(&mut self, what: Happening) {
         match what {
-            Happening::Deliver { to, from, message } => self.deliver(to, from, message),
+            Happening::Deliver { to, from, message, gossip } => self.deliver(to, from, message, gossip),
             Happening::Forged { to, from } => {
                 if self.peers[to].is_up() && !self.peers[to].banned.contains(&from) {
                     self.log.delivered(self.now_ms, to, 1, &(from as u64).to_le_bytes());
@@ -335,7 +336,7 @@ impl<'a> World<'a> {
         }
     }
 
-    fn deliver(&mut self, to: usize, from: usize, message: Verified<Message>) {
+    fn deliver(&mut self, to: usize, from: usize, message: Verified<Message>, gossip: bool) {
         let peer = &mut self.peers[to];
         if !peer.is_up() || peer.banned.contains(&from) || !self.network.connected(from, to, self.now_ms) {
             return;
@@ -352,7 +353,8 @@ impl<'a> World<'a> {
         {
             peer.proposal = Some((**proposal).clone());
         }
-        self.input(to, Input::Message { message, carrier: None });
+        let carrier = (!gossip).then(|| self.peers[from].id);
+        self.input(to, Input::Message { message, carrier });
     }
 
     // ---- joining ----------------------------------------------------------------------------------------------------
