@@ -141,3 +141,109 @@ impl Trainer for LanguageTrainer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ModelConfig;
+    use crate::data::Windows;
+    use crate::schedules::{Constant, ScheduleConfig};
+
+    /// A small model on a text with a pattern that is quickly learnt.
+    fn trainer(member: u8) -> LanguageTrainer {
+        let decoder = DecoderConfig {
+            layers: 1,
+            heads: 2,
+            width: 32,
+            context: 32,
+            ..DecoderConfig::default()
+        };
+        let config = TrainingConfig {
+            model: ModelConfig::Decoder(decoder.clone()),
+            schedule: ScheduleConfig::Constant(Constant { warmup_steps: 5 }),
+            local_steps: 40,
+            ..TrainingConfig::default()
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("text.txt");
+        let lines = (0..2000).map(|i| format!("{} green bottles, hanging on the wall; ", i * i % 97));
+        std::fs::write(&path, lines.collect::<String>()).unwrap();
+        let data = Dataset::open(&path, Windows::of(&config, &decoder)).unwrap();
+        LanguageTrainer::new(&config, &decoder, [member; 32], Some(data), Device::flex())
+    }
+
+    fn round(trainer: &mut LanguageTrainer, round: u64, start: &[f32]) -> Vec<f32> {
+        trainer.train(round, start, &mut |_| Continue::Go).unwrap().parameters
+    }
+
+    #[test]
+    fn the_heldout_loss_falls_far_below_a_guess() {
+        let mut trainer = trainer(1);
+        let start = trainer.initial_parameters();
+        let before = trainer.evaluate(&start).unwrap();
+        let mut seen = Vec::new();
+        let mut listen = |now: Progress| {
+            seen.push((now.step, now.tokens));
+            Continue::Go
+        };
+        let trained = trainer.train(1, &start, &mut listen).unwrap();
+        let end = round(&mut trainer, 2, &trained.parameters);
+        let after = trainer.evaluate(&end).unwrap();
+        assert!(
+            (before.loss - 256f32.ln()).abs() < 0.1 && after.loss < 2.0,
+            "{before:?} {after:?}"
+        );
+        assert_eq!((trained.steps, trained.tokens), (40, 40 * 8 * 32));
+        assert_eq!((seen.len(), seen[0], seen[39]), (40, (1, 256), (40, 40 * 256)));
+    }
+
+    #[test]
+    fn a_round_repeats_bit_for_bit_after_a_restart_and_for_any_number_of_threads() {
+        let start = trainer(1).initial_parameters();
+        let run = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| round(&mut trainer(1), 3, &start))
+        };
+        let first = run(1);
+        assert!(first == run(2));
+        let mut lived_longer = trainer(1);
+        round(&mut lived_longer, 2, &start);
+        assert!(first == round(&mut lived_longer, 3, &start));
+        assert!(
+            first != round(&mut trainer(2), 3, &start),
+            "members draw different windows"
+        );
+        assert!(
+            first != round(&mut trainer(1), 4, &start),
+            "rounds draw different windows"
+        );
+    }
+
+    #[test]
+    fn parameters_that_are_no_numbers_are_noticed() {
+        let mut trainer = trainer(1);
+        let mut start = trainer.initial_parameters();
+        start[5000] = f32::NAN;
+        let result = trainer.train(9, &start, &mut |_| Continue::Go);
+        assert!(
+            matches!(result, Err(TrainError::Diverged { round: 9, step: 1, .. })),
+            "{result:?}"
+        );
+    }
+
+    #[test]
+    fn without_data_there_is_a_beginning_but_no_training() {
+        let with_data = trainer(1).initial_parameters();
+        let config = trainer(1).config;
+        let ModelConfig::Decoder(decoder) = config.model.clone() else {
+            unreachable!("the test's model is a decoder")
+        };
+        let mut trainer = LanguageTrainer::new(&config, &decoder, [1; 32], None, Device::flex());
+        assert_eq!(trainer.initial_parameters(), with_data);
+        assert_eq!(
+            trainer.train(1, &with_data, &mut |_| Continue::Go),
+            Err(TrainError::NoData)
+        );
+        assert_eq!(trainer.evaluate(&with_data).unwrap().tokens, 0);
+    }
+}

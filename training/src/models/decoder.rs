@@ -3,7 +3,8 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use super::decoder_layout::{BlockLeaves, DecoderLeaves, Leaf, initial_parameters, layout};
+use super::decoder_layout::{initial_parameters, layout};
+use super::decoder_leaves::{BlockLeaves, DecoderLeaves, Leaf};
 use super::fused;
 use super::operations::{self, AttentionShape};
 use crate::config::DecoderConfig;
@@ -26,7 +27,7 @@ enum Path {
     /// Single operations on the CPU.
     Fused(fused::RotaryTable),
     /// Plain burn operations, on any device.
-    Plain(operations::Rotary),
+    Plain(Box<operations::Rotary>),
 }
 
 /// Parameters as tensors; each is a view of one flat buffer.
@@ -51,7 +52,7 @@ impl Decoder {
         let (context, head_width) = (config.context as usize, config.head_width());
         let path = match device == Device::flex() {
             true => Path::Fused(fused::RotaryTable::new(context, head_width)),
-            false => Path::Plain(operations::Rotary::new(context, head_width, &device)),
+            false => Path::Plain(Box::new(operations::Rotary::new(context, head_width, &device))),
         };
         Self::with_path(config, device, path)
     }
@@ -263,7 +264,7 @@ mod tests {
     fn plain(kv_heads: Option<u32>) -> Decoder {
         let config = config(kv_heads);
         let rotary = operations::Rotary::new(150, config.head_width(), &Device::flex());
-        Decoder::with_path(&config, Device::flex(), Path::Plain(rotary))
+        Decoder::with_path(&config, Device::flex(), Path::Plain(Box::new(rotary)))
     }
 
     /// Larger than initial parameters, so that no path through the model is too faint to be checked.

@@ -6,6 +6,8 @@ pub mod decoder_layout;
 #[cfg(feature = "engine")]
 pub mod decoder;
 #[cfg(feature = "engine")]
+mod decoder_leaves;
+#[cfg(feature = "engine")]
 mod fused;
 #[cfg(feature = "engine")]
 pub(crate) mod operations;
