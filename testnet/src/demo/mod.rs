@@ -77,7 +77,10 @@ pub enum DemoError {
         reason: UnpackError,
     },
     /// Neither packages nor enough text on this machine.
-    #[error("only {found} of {} unlike texts were found on this machine: run scripts/fetch-demo-data with a network", sources::COUNT)]
+    #[error(
+        "only {found} of {} unlike texts were found on this machine: run scripts/fetch-demo-data with a network",
+        sources::COUNT
+    )]
     TooLittleText {
         /// How many there are.
         found: usize,
@@ -149,9 +152,14 @@ fn claim(root: &Path) -> Result<File, DemoError> {
     let marker = root.join(MARKER);
     if !marker.exists() {
         let entries = fs::read_dir(root).map_err(DemoError::io("read", root))?;
-        let mut names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let mut names = entries
+            .flatten()
+            .map(|entry| entry.file_name().to_string_lossy().into_owned());
         if let Some(found) = names.find(|name| name != DATA) {
-            return Err(DemoError::NotOurs { root: root.to_owned(), found });
+            return Err(DemoError::NotOurs {
+                root: root.to_owned(),
+                found,
+            });
         }
     }
     let opened = File::options().create(true).truncate(false).write(true).open(&marker);
@@ -171,11 +179,18 @@ fn remove_earlier(root: &Path, binary: &NodeBinary) -> Result<(), DemoError> {
             continue;
         }
         if synod_storage::lock::holder(&path).is_some() {
-            eprintln!("note: stopping the node that an earlier demo left on {}", path.display());
+            eprintln!(
+                "note: stopping the node that an earlier demo left on {}",
+                path.display()
+            );
             let log = root.join("logs").join("earlier.log");
             NodeProcess::new("earlier", binary.clone(), path.clone(), log, Vec::new()).ask(&["stop"])?;
         }
-        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        let removed = if path.is_dir() {
+            fs::remove_dir_all(&path)
+        } else {
+            fs::remove_file(&path)
+        };
         removed.map_err(DemoError::io("remove", &path))?;
     }
     Ok(())
@@ -190,25 +205,35 @@ fn start(root: &Path, institutions: &[Institution], binary: NodeBinary) -> Resul
         start_flags: vec!["--threads".to_owned(), threads.to_string()],
         binary: Some(binary),
     };
-    say(&format!("Starting four nodes on loopback; their logs are in {}", root.join("logs").display()));
+    say(&format!(
+        "Starting four nodes on loopback; their logs are in {}",
+        root.join("logs").display()
+    ));
     let cluster = Cluster::start(plan)?;
     for node in cluster.nodes() {
         let status = node.status()?;
-        println!("  {:<12} process {}, {}", node.name(), status.pid, status.listen.first().map_or("–", String::as_str));
+        println!(
+            "  {:<12} process {}, {}",
+            node.name(),
+            status.pid,
+            status.listen.first().map_or("–", String::as_str)
+        );
     }
     Ok(cluster)
 }
 
 // ---- training ---------------------------------------------------------------------------------------------------------
 
-fn train_together(
-    cluster: &mut Cluster,
-    institutions: &[Institution],
-    file: &str,
-) -> Result<(String, f64), DemoError> {
-    say(&format!("{} creates a session; each other node joins by a key of its own", institutions[0].name));
+fn train_together(cluster: &mut Cluster, institutions: &[Institution], file: &str) -> Result<(String, f64), DemoError> {
+    say(&format!(
+        "{} creates a session; each other node joins by a key of its own",
+        institutions[0].name
+    ));
     let session = cluster.create(0, file, Some(&institutions[0].folder))?;
-    println!("  {0}$ node session create session.toml --data {0}-texts", institutions[0].name);
+    println!(
+        "  {0}$ node session create session.toml --data {0}-texts",
+        institutions[0].name
+    );
     for (index, one) in institutions.iter().enumerate().skip(1) {
         let key = cluster.invite(0, &session, &[])?;
         let short: String = key.chars().take(24).collect();
@@ -243,7 +268,9 @@ fn lonely(file: &str, name: &str) -> Result<String, DemoError> {
     let mut table: toml::Table = file.parse().map_err(|error: toml::de::Error| wrong(&error))?;
     table.insert("name".to_owned(), format!("{name}-alone").into());
     let protocol = table.entry("protocol").or_insert_with(|| toml::Table::new().into());
-    let protocol = protocol.as_table_mut().ok_or_else(|| wrong(&"`protocol` is no table"))?;
+    let protocol = protocol
+        .as_table_mut()
+        .ok_or_else(|| wrong(&"`protocol` is no table"))?;
     protocol.insert("min_members".to_owned(), 1.into());
     protocol.remove("begin_members");
     Ok(table.to_string())
@@ -260,21 +287,35 @@ fn measure(
 ) -> Result<Findings, DemoError> {
     say("Measuring all five models on everyone's held-out text");
     let evaluate = |index: usize, session: &str| -> Result<Evaluation, ProcessError> {
-        let folders: Vec<String> = institutions.iter().map(|one| one.folder.display().to_string()).collect();
+        let folders: Vec<String> = institutions
+            .iter()
+            .map(|one| one.folder.display().to_string())
+            .collect();
         let mut arguments = vec!["evaluate", session, "--heldout", "--json"];
         arguments.extend(folders.iter().flat_map(|folder| ["--data", folder]));
         cluster.node(index).ask_json(&arguments)
     };
     let rows = |sessions: &[String]| -> Result<Vec<Vec<RoundRow>>, ProcessError> {
-        cluster.nodes().iter().zip(sessions).map(|(node, session)| node.rounds(session)).collect()
+        cluster
+            .nodes()
+            .iter()
+            .zip(sessions)
+            .map(|(node, session)| node.rounds(session))
+            .collect()
     };
     let export = cluster.root().join("export");
-    cluster.node(0).ask(&["export", &session, &export.display().to_string()])?;
+    cluster
+        .node(0)
+        .ask(&["export", &session, &export.display().to_string()])?;
     Ok(Findings {
         joint: rows(&vec![session.clone(); institutions.len()])?,
         alone: rows(lonely)?,
         joint_union: evaluate(0, &session)?,
-        alone_union: lonely.iter().enumerate().map(|(index, session)| evaluate(index, session)).collect::<Result<_, _>>()?,
+        alone_union: lonely
+            .iter()
+            .enumerate()
+            .map(|(index, session)| evaluate(index, session))
+            .collect::<Result<_, _>>()?,
         svg: cluster.root().join("loss.svg"),
         institutions,
         session,
@@ -285,7 +326,16 @@ fn measure(
 }
 
 fn sample(cluster: &Cluster, session: &str) -> Result<String, ProcessError> {
-    let flags = ["--prompt", "The ", "--bytes", "300", "--temperature", "0.7", "--seed", "1"];
+    let flags = [
+        "--prompt",
+        "The ",
+        "--bytes",
+        "300",
+        "--temperature",
+        "0.7",
+        "--seed",
+        "1",
+    ];
     cluster.node(0).ask(&[&["generate", session], &flags[..]].concat())
 }
 
@@ -298,7 +348,14 @@ fn print_results(findings: &Findings, sample: &str) -> Result<(), DemoError> {
     say("What each model knows of whose held-out text (nats a byte, lower is better)");
     print!("{}", findings.comparison_table());
     say("A sample of the joint model");
-    println!("{}", sample.trim_end().lines().map(|line| format!("  │ {line}\n")).collect::<String>());
+    println!(
+        "{}",
+        sample
+            .trim_end()
+            .lines()
+            .map(|line| format!("  │ {line}\n"))
+            .collect::<String>()
+    );
     println!("model   {}   (a Hugging Face folder)", findings.export.display());
     println!("figure  {}", findings.svg.display());
     let (joint, best) = (findings.joint_union.loss, findings.best_alone());
@@ -330,7 +387,10 @@ mod tests {
         assert_eq!(alone["name"].as_str(), Some("novels-alone"));
         assert_eq!(alone["protocol"]["min_members"].as_integer(), Some(1));
         alone.insert("name".to_owned(), joint["name"].clone());
-        alone["protocol"].as_table_mut().unwrap().insert("min_members".to_owned(), 4.into());
+        alone["protocol"]
+            .as_table_mut()
+            .unwrap()
+            .insert("min_members".to_owned(), 4.into());
         assert_eq!(alone, joint);
     }
 
@@ -338,7 +398,8 @@ mod tests {
     fn the_session_can_be_founded() {
         for text in [SESSION_FILE.to_owned(), lonely(SESSION_FILE, "a").unwrap()] {
             let file = synod_config::load::parse_session("session.toml", &text).unwrap();
-            file.found(synod_protocol::identity::PeerId([7; 32]), 1_700_000_000).unwrap();
+            file.found(synod_protocol::identity::PeerId([7; 32]), 1_700_000_000)
+                .unwrap();
         }
     }
 

@@ -52,9 +52,16 @@ impl Axis {
         }
         let rough = (high - low).max(1e-6) / 5.0;
         let magnitude = 10f64.powf(rough.log10().floor());
-        let step = [1.0, 2.0, 5.0, 10.0].map(|step| step * magnitude).into_iter().find(|step| *step >= rough);
+        let step = [1.0, 2.0, 5.0, 10.0]
+            .map(|step| step * magnitude)
+            .into_iter()
+            .find(|step| *step >= rough);
         let step = step.unwrap_or(rough);
-        Self { low: (low / step).floor() * step, high: ((high / step).ceil() * step).max(low + step), step }
+        Self {
+            low: (low / step).floor() * step,
+            high: ((high / step).ceil() * step).max(low + step),
+            step,
+        }
     }
 
     /// Where a value lies, from 0 to 1.
@@ -77,7 +84,12 @@ fn number(value: f64) -> String {
 impl Figure {
     fn axes(&self) -> (Axis, Axis) {
         let x = Axis::over(self.curve.iter().map(|point| point.0));
-        let y = Axis::over(self.curve.iter().map(|point| point.1).chain(self.levels.iter().map(|level| level.1)));
+        let y = Axis::over(
+            self.curve
+                .iter()
+                .map(|point| point.1)
+                .chain(self.levels.iter().map(|level| level.1)),
+        );
         (x, y)
     }
 
@@ -100,7 +112,9 @@ impl Figure {
                 grid[row(pair[0].1 + share * (pair[1].1 - pair[0].1))][at] = '·';
             }
         }
-        self.curve.iter().for_each(|point| grid[row(point.1)][column(point.0)] = '●');
+        self.curve
+            .iter()
+            .for_each(|point| grid[row(point.1)][column(point.0)] = '●');
         if let Some((_, last)) = self.curve.last() {
             names[row(*last)].insert(0, format!("{} {last:.3}", self.curve_name));
         }
@@ -115,7 +129,13 @@ impl Figure {
         _ = writeln!(text, "       └{}", "─".repeat(COLUMNS));
         let (low, high) = (number(x.low), number(x.high));
         let gap = COLUMNS.saturating_sub(low.len() + high.len() + self.x_label.chars().count());
-        _ = writeln!(text, "        {low}{0}{1}{2}{high}", " ".repeat(gap / 2), self.x_label, " ".repeat(gap - gap / 2));
+        _ = writeln!(
+            text,
+            "        {low}{0}{1}{2}{high}",
+            " ".repeat(gap / 2),
+            self.x_label,
+            " ".repeat(gap - gap / 2)
+        );
         text
     }
 
@@ -133,17 +153,33 @@ impl Figure {
         for tick in y.ticks() {
             let (at, text) = (at_y(tick), number(tick));
             _ = writeln!(svg, "<path d=\"M{LEFT} {at:.1}H{right}\" stroke=\"#e0e0e0\"/>");
-            _ = writeln!(svg, "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{text}</text>", LEFT - 8.0, at + 4.0);
+            _ = writeln!(
+                svg,
+                "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{text}</text>",
+                LEFT - 8.0,
+                at + 4.0
+            );
         }
         for tick in x.ticks() {
             let (at, text) = (at_x(tick), number(tick));
             _ = writeln!(svg, "<path d=\"M{at:.1} {bottom}v5\" stroke=\"black\"/>");
-            _ = writeln!(svg, "<text x=\"{at:.1}\" y=\"{}\" text-anchor=\"middle\">{text}</text>", bottom + 20.0);
+            _ = writeln!(
+                svg,
+                "<text x=\"{at:.1}\" y=\"{}\" text-anchor=\"middle\">{text}</text>",
+                bottom + 20.0
+            );
         }
-        _ = writeln!(svg, "<path d=\"M{LEFT} {TOP}V{bottom}H{right}\" fill=\"none\" stroke=\"black\"/>");
+        _ = writeln!(
+            svg,
+            "<path d=\"M{LEFT} {TOP}V{bottom}H{right}\" fill=\"none\" stroke=\"black\"/>"
+        );
         let (middle_x, middle_y) = (LEFT + inner_width / 2.0, TOP + inner_height / 2.0);
         let label = escape(&self.x_label);
-        _ = writeln!(svg, "<text x=\"{middle_x}\" y=\"{}\" text-anchor=\"middle\">{label}</text>", bottom + 42.0);
+        _ = writeln!(
+            svg,
+            "<text x=\"{middle_x}\" y=\"{}\" text-anchor=\"middle\">{label}</text>",
+            bottom + 42.0
+        );
         let label = escape(&self.y_label);
         _ = writeln!(
             svg,
@@ -156,7 +192,11 @@ impl Figure {
                 "<path d=\"M{LEFT} {at:.1}H{right}\" stroke=\"{colour}\" stroke-width=\"1.5\" stroke-dasharray=\"6 4\"/>"
             );
         }
-        let points: Vec<String> = self.curve.iter().map(|(x, y)| format!("{:.1},{:.1}", at_x(*x), at_y(*y))).collect();
+        let points: Vec<String> = self
+            .curve
+            .iter()
+            .map(|(x, y)| format!("{:.1},{:.1}", at_x(*x), at_y(*y)))
+            .collect();
         _ = writeln!(
             svg,
             "<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"2.5\"/>",
@@ -164,7 +204,13 @@ impl Figure {
             colour(0)
         );
         for (x, y) in &self.curve {
-            _ = writeln!(svg, "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"3.5\" fill=\"{}\"/>", at_x(*x), at_y(*y), colour(0));
+            _ = writeln!(
+                svg,
+                "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"3.5\" fill=\"{}\"/>",
+                at_x(*x),
+                at_y(*y),
+                colour(0)
+            );
         }
         self.legend(&mut svg, right + 16.0);
         svg.push_str("</svg>\n");
@@ -174,12 +220,22 @@ impl Figure {
     fn legend(&self, svg: &mut String, left: f64) {
         let last = self.curve.last().map_or(f64::NAN, |point| point.1);
         let entries = std::iter::once((&self.curve_name, last, "")).chain(
-            self.levels.iter().map(|(name, level)| (name, *level, " stroke-dasharray=\"6 4\"")),
+            self.levels
+                .iter()
+                .map(|(name, level)| (name, *level, " stroke-dasharray=\"6 4\"")),
         );
         for (index, (name, value, dashes)) in entries.enumerate() {
             let (at, colour, name) = (TOP + 14.0 + 22.0 * index as f64, colour(index), escape(name));
-            _ = writeln!(svg, "<path d=\"M{left} {at}h24\" stroke=\"{colour}\" stroke-width=\"2\"{dashes}/>");
-            _ = writeln!(svg, "<text x=\"{}\" y=\"{}\">{name} {value:.3}</text>", left + 32.0, at + 4.0);
+            _ = writeln!(
+                svg,
+                "<path d=\"M{left} {at}h24\" stroke=\"{colour}\" stroke-width=\"2\"{dashes}/>"
+            );
+            _ = writeln!(
+                svg,
+                "<text x=\"{}\" y=\"{}\">{name} {value:.3}</text>",
+                left + 32.0,
+                at + 4.0
+            );
         }
     }
 }
@@ -224,7 +280,10 @@ mod tests {
         // The highest point is at the left of the second row from the top; the last is at the right, below the level.
         let first = lines.iter().position(|line| line.contains("│●")).unwrap();
         let last = lines.iter().position(|line| line.contains("together 2.500")).unwrap();
-        let level = lines.iter().position(|line| line.contains("a & b alone 3.500")).unwrap();
+        let level = lines
+            .iter()
+            .position(|line| line.contains("a & b alone 3.500"))
+            .unwrap();
         assert!(first < level && level < last, "{text}");
         assert!(text.contains("local steps"));
     }
@@ -232,7 +291,13 @@ mod tests {
     #[test]
     fn the_svg_is_balanced_and_escaped_and_names_axes_and_series() {
         let svg = figure().to_svg();
-        for part in ["local steps", ">loss<", "a &amp; b alone 3.500", "together 2.500", "</svg>"] {
+        for part in [
+            "local steps",
+            ">loss<",
+            "a &amp; b alone 3.500",
+            "together 2.500",
+            "</svg>",
+        ] {
             assert!(svg.contains(part), "{part} is missing");
         }
         assert_eq!(svg.matches("<text").count(), svg.matches("</text>").count());

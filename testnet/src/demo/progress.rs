@@ -49,7 +49,11 @@ struct Screen {
 
 impl Screen {
     fn new() -> Self {
-        Self { redraws: std::io::stderr().is_terminal(), lines_drawn: 0, rounds_told: 0 }
+        Self {
+            redraws: std::io::stderr().is_terminal(),
+            lines_drawn: 0,
+            rounds_told: 0,
+        }
     }
 
     fn show(&mut self, statuses: &[(String, SessionStatus)], elapsed: Duration) {
@@ -80,9 +84,15 @@ impl Screen {
         }
         self.rounds_told = settled;
         let rounds = statuses.first().map_or(0, |(_, status)| status.rounds);
-        let losses: Vec<String> =
-            statuses.iter().map(|(name, status)| format!("{name} {}", loss(heldout(status)))).collect();
-        format!("  round {settled}/{rounds} settled after {:.0} s; held-out {}\n", elapsed.as_secs_f64(), losses.join(", "))
+        let losses: Vec<String> = statuses
+            .iter()
+            .map(|(name, status)| format!("{name} {}", loss(heldout(status))))
+            .collect();
+        format!(
+            "  round {settled}/{rounds} settled after {:.0} s; held-out {}\n",
+            elapsed.as_secs_f64(),
+            losses.join(", ")
+        )
     }
 }
 
@@ -90,7 +100,10 @@ fn progress_table(statuses: &[(String, SessionStatus)]) -> String {
     let mut rows = vec![["node", "round", "phase", "step", "loss", "held-out", "tokens/s"].map(str::to_owned)];
     for (name, status) in statuses {
         let own = status.last_round.as_ref().and_then(|row| row.own.as_ref());
-        let speed = status.progress.and_then(|now| now.tokens_per_s).or(own.map(|own| own.tokens_per_s));
+        let speed = status
+            .progress
+            .and_then(|now| now.tokens_per_s)
+            .or(own.map(|own| own.tokens_per_s));
         rows.push([
             name.clone(),
             format!("{}/{}", status.round.min(status.rounds), status.rounds),
@@ -98,7 +111,9 @@ fn progress_table(statuses: &[(String, SessionStatus)]) -> String {
                 "running" => status.phase.replace('_', " "),
                 other => other.to_owned(),
             },
-            status.progress.map_or_else(|| "–".to_owned(), |now| format!("{}/{}", now.step, now.steps)),
+            status
+                .progress
+                .map_or_else(|| "–".to_owned(), |now| format!("{}/{}", now.step, now.steps)),
             loss(status.progress.map(|now| now.loss).or(own.map(|own| own.train_loss))),
             loss(heldout(status)),
             speed.map_or_else(|| "–".to_owned(), |speed| format!("{speed:.0}")),
@@ -109,7 +124,8 @@ fn progress_table(statuses: &[(String, SessionStatus)]) -> String {
 
 fn heldout(status: &SessionStatus) -> Option<f32> {
     let row = status.last_round.as_ref()?;
-    row.heldout_after.or_else(|| row.own.as_ref().and_then(|own| own.heldout_before))
+    row.heldout_after
+        .or_else(|| row.own.as_ref().and_then(|own| own.heldout_before))
 }
 
 fn loss(value: Option<f32>) -> String {
@@ -118,12 +134,20 @@ fn loss(value: Option<f32>) -> String {
 
 /// Waits until the loss after the last round is measured at every node: it comes a moment after the settlement.
 pub fn await_last_losses(cluster: &mut Cluster, sessions: &[String]) -> Result<(), ProcessError> {
-    cluster.wait_until("the last round's held-out losses are measured", Duration::from_secs(120), |cluster| {
-        for (node, session) in cluster.nodes().iter().zip(sessions) {
-            if node.session(session)?.last_round.is_none_or(|row| row.heldout_after.is_none()) {
-                return Ok(false);
+    cluster.wait_until(
+        "the last round's held-out losses are measured",
+        Duration::from_secs(120),
+        |cluster| {
+            for (node, session) in cluster.nodes().iter().zip(sessions) {
+                if node
+                    .session(session)?
+                    .last_round
+                    .is_none_or(|row| row.heldout_after.is_none())
+                {
+                    return Ok(false);
+                }
             }
-        }
-        Ok(true)
-    })
+            Ok(true)
+        },
+    )
 }

@@ -56,13 +56,22 @@ pub struct Findings {
 impl Findings {
     /// Every node settled the same state in every round.
     pub fn digests_equal(&self) -> bool {
-        let digests = |rows: &[RoundRow]| rows.iter().map(|row| (row.round, row.state.clone())).collect::<Vec<_>>();
-        self.joint.windows(2).all(|pair| !pair[0].is_empty() && digests(&pair[0]) == digests(&pair[1]))
+        let digests = |rows: &[RoundRow]| {
+            rows.iter()
+                .map(|row| (row.round, row.state.clone()))
+                .collect::<Vec<_>>()
+        };
+        self.joint
+            .windows(2)
+            .all(|pair| !pair[0].is_empty() && digests(&pair[0]) == digests(&pair[1]))
     }
 
     /// The best of those alone, on everyone's held-out text.
     pub fn best_alone(&self) -> f64 {
-        self.alone_union.iter().map(|found| found.loss).fold(f64::INFINITY, f64::min)
+        self.alone_union
+            .iter()
+            .map(|found| found.loss)
+            .fold(f64::INFINITY, f64::min)
     }
 
     /// What the demo promises.
@@ -84,11 +93,17 @@ impl Findings {
 
     /// The figure: the joint model over its local steps, and where each alone ended.
     pub fn figure(&self) -> Figure {
-        let steps = self.joint.first().and_then(|rows| rows.first()?.own.as_ref()).map_or(1, |own| own.steps);
+        let steps = self
+            .joint
+            .first()
+            .and_then(|rows| rows.first()?.own.as_ref())
+            .map_or(1, |own| own.steps);
         let losses = self.joint_per_round().into_iter().enumerate();
         let names = self.institutions.iter().map(|one| format!("{} alone", one.name));
         Figure {
-            curve: losses.map(|(round, loss)| (round as f64 * f64::from(steps), loss)).collect(),
+            curve: losses
+                .map(|(round, loss)| (round as f64 * f64::from(steps), loss))
+                .collect(),
             curve_name: "together".to_owned(),
             levels: names.zip(self.alone_union.iter().map(|found| found.loss)).collect(),
             x_label: "local steps at each institution".to_owned(),
@@ -98,7 +113,9 @@ impl Findings {
 
     /// A row for each node and round of the joint session.
     pub fn rounds_table(&self) -> String {
-        let header = ["round", "node", "before", "after", "received", "sent", "tokens/s", "seconds", "model"];
+        let header = [
+            "round", "node", "before", "after", "received", "sent", "tokens/s", "seconds", "model",
+        ];
         let mut rows = vec![header.map(str::to_owned)];
         let rounds = self.joint.iter().map(Vec::len).max().unwrap_or(0);
         for round in 0..rounds {
@@ -142,14 +159,22 @@ impl Findings {
     /// The last line of standard output.
     pub fn to_json(&self, total_s: f64) -> Value {
         let by_name = |pick: &dyn Fn(usize) -> Value| -> Value {
-            self.institutions.iter().enumerate().map(|(index, one)| (one.name.clone(), pick(index))).collect()
+            self.institutions
+                .iter()
+                .enumerate()
+                .map(|(index, one)| (one.name.clone(), pick(index)))
+                .collect()
         };
         let bytes = |index: usize| {
             let Bytes { received, sent } = total_bytes(&self.joint[index]);
             json!({ "received": received, "sent": sent })
         };
         let after = |index: usize| self.joint[index].iter().map(|row| row.heldout_after).collect::<Value>();
-        let state = self.joint.first().and_then(|rows| rows.last()).map(|row| row.state.clone());
+        let state = self
+            .joint
+            .first()
+            .and_then(|rows| rows.last())
+            .map(|row| row.state.clone());
         json!({
             "passed": self.passed(),
             "session": self.session,
@@ -191,7 +216,12 @@ fn total_bytes(rows: &[RoundRow]) -> Bytes {
 }
 
 fn tokens(nodes: &[Vec<RoundRow>]) -> u64 {
-    nodes.iter().flatten().filter_map(|row| row.own.as_ref()).map(|own| own.tokens).sum()
+    nodes
+        .iter()
+        .flatten()
+        .filter_map(|row| row.own.as_ref())
+        .map(|own| own.tokens)
+        .sum()
 }
 
 fn loss(value: Option<f32>) -> String {
@@ -213,8 +243,12 @@ pub fn table<Row: AsRef<[String]>>(rows: &[Row]) -> String {
     }
     let mut text = String::new();
     for row in rows {
-        let cells: Vec<String> =
-            row.as_ref().iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let cells: Vec<String> = row
+            .as_ref()
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
         text += cells.join("  ").trim_end();
         text.push('\n');
     }
@@ -236,7 +270,11 @@ mod tests {
     }
 
     fn evaluation(loss: f64) -> Evaluation {
-        Evaluation { loss, tokens: 10, texts: vec![TextLoss { loss }, TextLoss { loss: loss + 1.0 }] }
+        Evaluation {
+            loss,
+            tokens: 10,
+            texts: vec![TextLoss { loss }, TextLoss { loss: loss + 1.0 }],
+        }
     }
 
     fn findings(joint_loss: f64, second_state: &str) -> Findings {
@@ -249,7 +287,10 @@ mod tests {
         Findings {
             institutions: vec![institution("a"), institution("b")],
             session: "s".to_owned(),
-            joint: vec![vec![row(1, "x", 4.0), row(2, "y", 3.0)], vec![row(1, "x", 5.0), row(2, second_state, 2.0)]],
+            joint: vec![
+                vec![row(1, "x", 4.0), row(2, "y", 3.0)],
+                vec![row(1, "x", 5.0), row(2, second_state, 2.0)],
+            ],
             alone: vec![vec![row(1, "p", 4.0)], vec![row(1, "q", 4.0)]],
             joint_union: evaluation(joint_loss),
             alone_union: vec![evaluation(3.0), evaluation(2.8)],
@@ -284,7 +325,10 @@ mod tests {
         let findings = findings(2.5, "y");
         assert_eq!(findings.rounds_table().lines().count(), 5);
         let comparison = findings.comparison_table();
-        assert!(comparison.contains("together          2.500  3.500  2.500"), "{comparison}");
+        assert!(
+            comparison.contains("together          2.500  3.500  2.500"),
+            "{comparison}"
+        );
         assert_eq!(findings.figure().curve, [(0.0, 5.0), (30.0, 4.5), (60.0, 2.5)]);
     }
 }

@@ -68,7 +68,9 @@ const PACKAGES: [Package; COUNT] = [
         file: "usr/lib/R/site-library/janeaustenr/data/Rdata.rdb",
         read: |bytes| {
             let texts = r_texts(bytes)?.into_iter().enumerate();
-            Ok(texts.map(|(index, text)| (format!("novel-{}", index + 1), text)).collect())
+            Ok(texts
+                .map(|(index, text)| (format!("novel-{}", index + 1), text))
+                .collect())
         },
     },
 ];
@@ -87,7 +89,12 @@ const LOCALS: [Local; 7] = [
     Local {
         institution: "manuals",
         source: "manual pages",
-        folders: &["/usr/share/man/man1", "/usr/share/man/man3", "/usr/share/man/man5", "/usr/share/man/man8"],
+        folders: &[
+            "/usr/share/man/man1",
+            "/usr/share/man/man3",
+            "/usr/share/man/man5",
+            "/usr/share/man/man8",
+        ],
         accepts: |name| name.ends_with(".gz"),
     },
     Local {
@@ -156,7 +163,12 @@ pub fn prepare(data: &Path, mut tell: impl FnMut(&str)) -> Result<Vec<Institutio
         let documents = local.collect();
         let bytes: usize = documents.iter().map(|(_, text)| text.len()).sum();
         if institutions.len() < COUNT && bytes >= LEAST_BYTES {
-            institutions.push(write(&text, local.institution, format!("{} of this machine", local.source), documents)?);
+            institutions.push(write(
+                &text,
+                local.institution,
+                format!("{} of this machine", local.source),
+                documents,
+            )?);
         }
     }
     match institutions.len() {
@@ -178,7 +190,12 @@ fn write(root: &Path, name: &str, source: String, documents: Vec<Document>) -> R
         fs::write(&path, text).map_err(DemoError::io("write", &path))?;
         bytes += text.len();
     }
-    Ok(Institution { name: name.to_owned(), source, folder, bytes })
+    Ok(Institution {
+        name: name.to_owned(),
+        source,
+        folder,
+        bytes,
+    })
 }
 
 /// At most `most` bytes from the beginning, whole characters.
@@ -190,8 +207,12 @@ fn cut(text: &str, most: usize) -> &str {
 fn books(text: &str) -> Vec<Document> {
     let mut books: Vec<Document> = Vec::new();
     for line in text.lines() {
-        let Some((reference, verse)) = line.split_once(' ') else { continue };
-        let Some((place, _)) = reference.split_once(':') else { continue };
+        let Some((reference, verse)) = line.split_once(' ') else {
+            continue;
+        };
+        let Some((place, _)) = reference.split_once(':') else {
+            continue;
+        };
         let book = place.trim_end_matches(|c: char| c.is_ascii_digit());
         if books.last().is_none_or(|(last, _)| !last.ends_with(book)) {
             books.push((format!("{:02}-{book}", books.len() + 1), String::new()));
@@ -236,7 +257,9 @@ impl Local {
 }
 
 fn expand(folder: &str) -> PathBuf {
-    let Some(rest) = folder.strip_prefix("$CARGO_HOME/") else { return PathBuf::from(folder) };
+    let Some(rest) = folder.strip_prefix("$CARGO_HOME/") else {
+        return PathBuf::from(folder);
+    };
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")));
     home.unwrap_or_default().join(rest)
@@ -273,7 +296,12 @@ mod tests {
     #[test]
     fn text_of_the_machine_is_collected_by_name_and_bounded() {
         let folder = tempfile::tempdir().unwrap();
-        let local = Local { institution: "x", source: "x", folders: &[], accepts: |name| name.ends_with(".md") };
+        let local = Local {
+            institution: "x",
+            source: "x",
+            folders: &[],
+            accepts: |name| name.ends_with(".md"),
+        };
         fs::create_dir(folder.path().join("deep")).unwrap();
         for (name, length) in [("a.md", 10), ("b.rs", 10), ("deep/c.md", MOST_BYTES), ("e.md", 10)] {
             fs::write(folder.path().join(name), "x".repeat(length)).unwrap();

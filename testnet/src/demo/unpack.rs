@@ -21,14 +21,16 @@ type Unpacked<T> = Result<T, UnpackError>;
 /// A gzip file (a dictd `.dz` is one, too) as text; bytes that are no UTF-8 are replaced.
 pub fn gunzip(bytes: &[u8]) -> Unpacked<String> {
     let mut text = Vec::new();
-    MultiGzDecoder::new(bytes).read_to_end(&mut text).map_err(|error| UnpackError::Inflate(error.to_string()))?;
+    MultiGzDecoder::new(bytes)
+        .read_to_end(&mut text)
+        .map_err(|error| UnpackError::Inflate(error.to_string()))?;
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 // ---- R ----------------------------------------------------------------------------------------------------------------
 
-/// Type code of a string in R's serialization, with the flag of plain ASCII.
-const R_ASCII_STRING: [u8; 4] = [0, 4, 0, 9];
+/// Type codes of a string in R's serialization: plain ASCII, UTF-8.
+const R_STRINGS: [[u8; 4]; 2] = [[0, 4, 0, 9], [0, 0, 0x80, 9]];
 
 /// The texts of an R lazy-load database (`Rdata.rdb`) whose entries are vectors of lines: one text an entry.
 /// An entry is its inflated length (4 bytes, big end first) and a zlib stream; the streams follow one another.
@@ -38,11 +40,15 @@ pub fn r_texts(mut rdb: &[u8]) -> Unpacked<Vec<String>> {
         let length = take_u32(&mut rdb)? as usize;
         let mut entry = Vec::new();
         let mut decoder = ZlibDecoder::new(rdb);
-        decoder.read_to_end(&mut entry).map_err(|error| UnpackError::Inflate(error.to_string()))?;
+        decoder
+            .read_to_end(&mut entry)
+            .map_err(|error| UnpackError::Inflate(error.to_string()))?;
         if entry.len() != length {
             return Err(UnpackError::Structure("an entry has another length than it says"));
         }
-        rdb = rdb.get(decoder.total_in() as usize..).ok_or(UnpackError::Structure("it ends within an entry"))?;
+        rdb = rdb
+            .get(decoder.total_in() as usize..)
+            .ok_or(UnpackError::Structure("it ends within an entry"))?;
         texts.push(r_lines(&entry));
     }
     Ok(texts)
@@ -55,12 +61,13 @@ fn r_lines(entry: &[u8]) -> String {
     while let Some(rest) = entry.get(at..).filter(|rest| rest.len() >= 8) {
         let length = u32::from_be_bytes([rest[4], rest[5], rest[6], rest[7]]) as usize;
         match rest.get(8..).and_then(|rest| rest.get(..length)) {
-            Some(line) if rest.starts_with(&R_ASCII_STRING) => {
+            Some(line) if R_STRINGS.iter().any(|code| rest.starts_with(code)) => {
                 text += &String::from_utf8_lossy(line);
                 text.push('\n');
                 at += 8 + length;
             }
-            _ => at += 4,
+            // Nothing is aligned.
+            _ => at += 1,
         }
     }
     text
@@ -81,7 +88,9 @@ pub fn bible_text(data: &[u8]) -> Unpacked<String> {
     let mut from = take_u32(&mut header)? as usize;
     for _ in 0..windows {
         let to = take_u32(&mut header)? as usize;
-        let window = data.get(from..to).ok_or(UnpackError::Structure("a window lies outside of the file"))?;
+        let window = data
+            .get(from..to)
+            .ok_or(UnpackError::Structure("a window lies outside of the file"))?;
         text.extend(uncompress(window, window_bytes)?);
         from = to;
     }
@@ -142,7 +151,10 @@ fn uncompress(stream: &[u8], most: usize) -> Unpacked<Vec<u8>> {
 
 fn read_code(stream: &[u8], at: usize, bits: u32) -> Option<usize> {
     let bytes = stream.get(at / 8..(at + bits as usize).div_ceil(8))?;
-    let value = bytes.iter().rev().fold(0usize, |value, byte| value << 8 | usize::from(*byte));
+    let value = bytes
+        .iter()
+        .rev()
+        .fold(0usize, |value, byte| value << 8 | usize::from(*byte));
     Some(value >> (at % 8) & ((1 << bits) - 1))
 }
 
@@ -152,7 +164,9 @@ fn next_group(at: usize, group_at: usize, bits: u32) -> usize {
 }
 
 fn take_u32(bytes: &mut &[u8]) -> Unpacked<u32> {
-    let (head, rest) = bytes.split_first_chunk().ok_or(UnpackError::Structure("it ends early"))?;
+    let (head, rest) = bytes
+        .split_first_chunk()
+        .ok_or(UnpackError::Structure("it ends early"))?;
     *bytes = rest;
     Ok(u32::from_be_bytes(*head))
 }
@@ -174,9 +188,9 @@ mod tests {
 
     #[test]
     fn lines_of_an_r_vector_are_joined_and_a_cut_file_is_refused() {
-        let mut value = b"X\n\0\0\0\x03\0\x04".to_vec();
-        for line in ["It is a truth", "", "universally acknowledged"] {
-            value.extend(R_ASCII_STRING);
+        let mut value = b"X\n\0\0\0\x03\0\x04\0".to_vec();
+        for (line, code) in [("It is a truth", 0), ("", 0), ("for £50", 1)] {
+            value.extend(R_STRINGS[code]);
             value.extend((line.len() as u32).to_be_bytes());
             value.extend(line.as_bytes());
         }
@@ -185,7 +199,7 @@ mod tests {
         let mut rdb = (value.len() as u32).to_be_bytes().to_vec();
         rdb.extend(zlib.finish().unwrap());
         rdb.extend(rdb.clone());
-        let text = "It is a truth\n\nuniversally acknowledged\n";
+        let text = "It is a truth\n\nfor £50\n";
         assert_eq!(r_texts(&rdb), Ok(vec![text.to_owned(); 2]));
         assert!(r_texts(&rdb[..rdb.len() - 9]).is_err());
     }
@@ -215,12 +229,18 @@ mod tests {
             }
             now.clear();
         }
-        codes.chunks(8).map(|byte| byte.iter().rev().fold(0, |value, bit| value << 1 | u8::from(*bit))).collect()
+        codes
+            .chunks(8)
+            .map(|byte| byte.iter().rev().fold(0, |value, bit| value << 1 | u8::from(*bit)))
+            .collect()
     }
 
     #[test]
     fn a_compressed_window_reads_back_across_widths_of_codes() {
-        let text: Vec<u8> = (0..3000u32).flat_map(|n| format!("{} ", n * n % 977).into_bytes()).chain([b'a'; 90]).collect();
+        let text: Vec<u8> = (0..3000u32)
+            .flat_map(|n| format!("{} ", n * n % 977).into_bytes())
+            .chain([b'a'; 90])
+            .collect();
         let read = uncompress(&compress(&text), text.len()).unwrap();
         assert!(read == text, "{} bytes of {}", read.len(), text.len());
         assert!(uncompress(&compress(&text), text.len() - 1).is_err());

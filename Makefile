@@ -1,0 +1,72 @@
+# The two commands are `make demo` and `make test`; `make` alone lists all targets.
+# Everything is built in one profile (release), workspace-wide, so that heavy packages compile once.
+
+# A fresh shell may not have rustup's folder in its path yet.
+export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+# Where libclang is, for RocksDB's bindings. Asked late: `make deps` may just have installed it.
+CLANG = LIBCLANG_PATH="$$(scripts/libclang-path)"
+CARGO ?= cargo
+# The folder that cargo builds into.
+BUILD := $(or $(CARGO_TARGET_DIR),target)/release
+DEMO ?= target/demo
+
+# What `make simulate` runs.
+SCENARIO ?= testnet/scenarios/baseline.toml
+SEED ?= 1
+PEERS ?=
+ROUNDS ?=
+
+.PHONY: help deps build demo test test-architecture lint clippy simulate check-cuda clean-demo
+
+## help: list the targets
+help:
+	@sed -n 's/^## \([a-z-]*\): \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS="$$(printf '\t')" read -r name text; do \
+		printf '  make %-18s %s\n' "$$name" "$$text"; \
+	done
+
+## deps: install the system packages that the build needs and this machine lacks; asks for root only then
+deps:
+	@scripts/install-deps
+
+## build: build the release binaries `node` and `testnet`
+build: deps
+	$(CLANG) $(CARGO) build --release --workspace --bins
+
+## demo: four nodes on this machine train a language model together, and are compared with each alone
+demo: build
+	@scripts/fetch-demo-data $(DEMO)/data
+	@$(BUILD)/testnet demo --dir $(DEMO)
+
+## test: run all tests (with cargo-nextest where it is installed)
+test: build
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+		$(CLANG) $(CARGO) nextest run --cargo-profile release --workspace && \
+		$(CLANG) $(CARGO) test --release --workspace --doc; \
+	else \
+		$(CLANG) $(CARGO) test --release --workspace; \
+	fi
+
+## test-architecture: check who imports what, the doors of heavy packages, and what must be absent; compiles little
+test-architecture:
+	$(CARGO) test --release -p synod-tests --test architecture
+
+## lint: check formatting, and clippy without a warning
+lint: deps clippy
+	$(CARGO) fmt --all --check
+
+## clippy: clippy without a warning
+clippy:
+	$(CLANG) $(CARGO) clippy --release --workspace --all-targets -- -D warnings
+
+## simulate: run a scenario in virtual time: SEED=1 PEERS=100 ROUNDS=20 SCENARIO=FILE; the last line is JSON
+simulate:
+	@$(CARGO) build --release --quiet -p synod-testnet
+	@$(BUILD)/testnet simulate $(SCENARIO) --seed $(SEED) $(if $(PEERS),--peers $(PEERS)) $(if $(ROUNDS),--rounds $(ROUNDS))
+
+## check-cuda: type-check the CUDA build on a machine without a GPU, a CUDA toolkit or a network
+check-cuda: deps
+	@$(CLANG) scripts/check-cuda
+
+## clean-demo: remove what the demo made, fetched texts included
+clean-demo:
+	rm -rf $(DEMO)
