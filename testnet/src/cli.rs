@@ -100,7 +100,11 @@ impl Cli {
 
 impl DemoArgs {
     fn run(self) -> ExitCode {
-        let Self { dir: root, node, session } = self;
+        let Self {
+            dir: root,
+            node,
+            session,
+        } = self;
         let logs = root.join("logs");
         match (Demo { root, node, session }).run() {
             Ok(findings) if findings.passed() => ExitCode::SUCCESS,
