@@ -107,10 +107,10 @@ impl Figure {
         }
         for pair in self.curve.windows(2) {
             let (from, to) = (column(pair[0].0), column(pair[1].0));
-            for at in from..=to {
+            (from..=to).for_each(|at| {
                 let share = (at - from) as f64 / (to - from).max(1) as f64;
                 grid[row(pair[0].1 + share * (pair[1].1 - pair[0].1))][at] = '·';
-            }
+            });
         }
         self.curve
             .iter()

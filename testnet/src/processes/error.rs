@@ -2,6 +2,7 @@
 //! Each sentence names the node's log; a wait that is over shows its end.
 
 use std::path::PathBuf;
+use std::process::ExitStatus;
 
 /// Why a cluster of real nodes cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +39,7 @@ pub enum ProcessError {
         /// Its name.
         node: String,
         /// Its exit status.
-        status: String,
+        status: ExitStatus,
         /// What was going on.
         during: String,
         /// Where its log is.
@@ -54,7 +55,7 @@ pub enum ProcessError {
         /// The command without the data directory.
         command: String,
         /// Its exit code, or the signal that ended it.
-        code: String,
+        code: ExitStatus,
         /// What it printed on standard error.
         message: String,
         /// Where the node's log is.

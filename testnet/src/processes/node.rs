@@ -186,7 +186,7 @@ impl NodeProcess {
         self.forget();
         Err(ProcessError::Ended {
             node: self.name.clone(),
-            status: status.to_string(),
+            status,
             during: during.to_owned(),
             log: self.log.clone(),
             tail: self.log_tail(),
@@ -291,7 +291,7 @@ impl NodeProcess {
             _ => Err(ProcessError::Refused {
                 node: self.name.clone(),
                 command: arguments.join(" "),
-                code: answer.status.to_string(),
+                code: answer.status,
                 message: answer.stderr.trim().to_owned(),
                 log: self.log.clone(),
             }),
