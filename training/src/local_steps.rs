@@ -147,6 +147,7 @@ mod tests {
     use super::*;
     use crate::config::ModelConfig;
     use crate::data::Windows;
+    use crate::optimizers::AdamWConfig;
     use crate::schedules::{Constant, ScheduleConfig};
 
     /// A small model on a text with a pattern that is quickly learnt.
@@ -162,6 +163,11 @@ mod tests {
             model: ModelConfig::Decoder(decoder.clone()),
             schedule: ScheduleConfig::Constant(Constant { warmup_steps: 5 }),
             local_steps: 40,
+            batch_sequences: 8,
+            optimizer: OptimizerConfig::AdamW(AdamWConfig {
+                learning_rate: 3e-3,
+                ..AdamWConfig::default()
+            }),
             ..TrainingConfig::default()
         };
         let folder = tempfile::tempdir().unwrap();

@@ -188,7 +188,7 @@ mod tests {
             TrainError::Stopped {
                 round: 5,
                 step: 3,
-                steps: 30
+                steps: 60
             }
         );
         assert_eq!(

@@ -430,7 +430,7 @@ mod tests {
         let Err(TaskFailure::Environment(text)) = failure else {
             panic!("{failure:?}")
         };
-        assert!(text.contains("round 7 was stopped after 1 of 30 steps"), "{text}");
+        assert!(text.contains("round 7 was stopped after 1 of 60 steps"), "{text}");
         assert_eq!(world.train(0, 7, base).peer, PeerId([0; 32]));
     }
 }
