@@ -22,8 +22,8 @@ pub struct TrainingConfig {
     /// Optimizer steps between two exchanges. 60 keep a round of the default model near four seconds on
     /// one idle core; DiLoCo goes to 500 where the network is slow.
     pub local_steps: u32,
-    /// Sequences in a batch. 4 × 128 tokens: for a given number of tokens, small batches with small rates learn
-    /// more (8, 4 and 2 sequences were compared); below 4 the products of matrices lose speed.
+    /// Sequences in a batch. 4 × 128 tokens: for a given number of tokens, small batches with small rates learn more (8, 4 and
+    /// 2 sequences were compared), and cost a processor hardly more.
     pub batch_sequences: u32,
     /// Seeds initial parameters and sampling. At most 2⁶³ − 1, because TOML has no larger numbers.
     pub seed: u64,
