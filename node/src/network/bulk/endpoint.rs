@@ -1,5 +1,5 @@
-//! The bulk plane's sockets and certificates: QUIC on UDP, TLS on TCP, libp2p's certificate scheme on both.
-//! It sets the path (BBR, windows, buffers: measured) and proves identities; it knows nothing of blobs.
+//! The bulk plane's sockets: QUIC on UDP and TLS on TCP, on one port.
+//! It sets the path (BBR, windows, buffers: measured); it proves no identity (`certificate`) and knows nothing of blobs.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use libp2p::identity::Keypair;
-use libp2p::tls;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{IdleTimeout, TransportConfig, VarInt};
 use rustls::pki_types::CertificateDer;
@@ -19,9 +18,9 @@ use super::super::config::{
     BULK_IDLE_TIMEOUT, NetworkConfig, QUIC_CONNECTION_WINDOW_BYTES, QUIC_KEEP_ALIVE, QUIC_STREAM_WINDOW_BYTES,
     SERVED_AT_ONCE_PER_PEER, UDP_SOCKET_BUFFER_BYTES,
 };
-use super::super::identity::{from_libp2p, keypair, to_libp2p};
+use super::super::identity::keypair;
 use super::super::swarm::cannot_listen;
-use super::wire::ALPN;
+use super::certificate;
 
 /// The name that clients send; certificates name keys, not hosts.
 pub(super) const SERVER_NAME: &str = "synod";
@@ -151,20 +150,12 @@ fn transport() -> TransportConfig {
 }
 
 impl Credentials {
-    /// Proves us, and accepts any peer of the certificate scheme; who it is is read from its certificate.
     pub(super) fn server(&self) -> Result<rustls::ServerConfig, NetworkError> {
-        let mut config = tls::make_server_config(&self.keypair).map_err(setup("the certificate"))?;
-        config.alpn_protocols = vec![ALPN.to_vec()];
-        config.key_log = Arc::new(rustls::NoKeyLog {});
-        Ok(config)
+        certificate::server(&self.keypair).map_err(setup("the certificate"))
     }
 
-    /// Proves us, and accepts this peer only.
     pub(super) fn client(&self, peer: &PeerId) -> io::Result<rustls::ClientConfig> {
-        let mut config = tls::make_client_config(&self.keypair, Some(to_libp2p(peer))).map_err(io::Error::other)?;
-        config.alpn_protocols = vec![ALPN.to_vec()];
-        config.key_log = Arc::new(rustls::NoKeyLog {});
-        Ok(config)
+        certificate::client(&self.keypair, peer)
     }
 
     pub(super) fn quic_client(&self, peer: &PeerId) -> io::Result<quinn::ClientConfig> {
@@ -175,19 +166,13 @@ impl Credentials {
     }
 }
 
-/// Whom a verified certificate names.
-pub(super) fn peer_of(certificates: &[CertificateDer<'static>]) -> Option<PeerId> {
-    let certificate = tls::certificate::parse(certificates.first()?).ok()?;
-    from_libp2p(&certificate.peer_id())
-}
-
 /// Whom a QUIC connection's certificate names.
 pub(super) fn peer_of_connection(connection: &quinn::Connection) -> Option<PeerId> {
-    let certificates = connection
+    let chain = connection
         .peer_identity()?
         .downcast::<Vec<CertificateDer<'static>>>()
         .ok()?;
-    peer_of(&certificates)
+    certificate::peer_of(&chain)
 }
 
 /// Connection ids that any start of the process accepts as its own. quinn's default ones are keyed anew at each start, and

@@ -15,6 +15,7 @@ use tokio_util::compat::FuturesAsyncReadCompatExt;
 use tokio_util::sync::CancellationToken;
 
 mod access;
+mod certificate;
 mod endpoint;
 mod fetch;
 mod link;
@@ -405,7 +406,7 @@ impl BulkTask {
             let accepted = async {
                 socket.set_nodelay(true).ok()?;
                 let stream = tls.accept(socket).await.ok()?;
-                let peer = endpoint::peer_of(stream.get_ref().1.peer_certificates()?)?;
+                let peer = certificate::peer_of(stream.get_ref().1.peer_certificates()?)?;
                 Some((peer, Inbound::Tcp(Stream::of(stream))))
             };
             Done::Accepted(
