@@ -5,6 +5,7 @@
 //! machines, `effects` carries out what they want, `compute` is their workers' threads, `network` their peers, `api` the
 //! operator's door.
 
+pub mod address_book;
 pub mod api;
 pub mod cli;
 pub mod client;

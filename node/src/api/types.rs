@@ -1,0 +1,345 @@
+//! What goes through the node's door: requests and answers as JSON, with ids in their printed forms.
+//! These types are the API; nothing of the protocol's own encoding shows through.
+
+use serde::{Deserialize, Serialize};
+use synod_protocol::contract::Time;
+use synod_protocol::message::Phase;
+use synod_protocol::session::Lifecycle;
+use synod_protocol::status::{MemberStatus, SessionStatus};
+use synod_storage::store::Standing;
+
+use crate::failure::{Failure, Fault};
+use crate::rounds::{Bytes, RoundRow};
+use crate::session_runtime::SessionRuntime;
+
+/// `GET /v1/status`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeView {
+    /// This node's id.
+    pub peer: String,
+    /// Its software.
+    pub version: String,
+    /// Its folder.
+    pub data_dir: String,
+    /// Its process.
+    pub pid: u32,
+    /// Seconds since it started.
+    pub uptime_s: u64,
+    /// Multiaddrs under which it can be reached, as invites carry them.
+    pub listen: Vec<String>,
+    /// Addresses of its bulk plane.
+    pub listen_bulk: Vec<String>,
+    /// What peers say of its reachability.
+    pub reachability: String,
+    /// Where it computes.
+    pub device: String,
+    /// Peers connected now.
+    pub peers_connected: usize,
+    /// Message bytes since it started.
+    pub control_bytes: Bytes,
+    /// Model and update bytes since it started.
+    pub bulk_bytes: Bytes,
+    /// Its sessions.
+    pub sessions: Vec<SessionView>,
+}
+
+/// One session on this node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SessionView {
+    /// The session's id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// How this node came to it.
+    pub standing: Standing,
+    /// Where it is in its life.
+    pub lifecycle: Lifecycle,
+    /// One sentence: what it waits for, or why it does not go on.
+    pub explanation: String,
+    /// Why this node does nothing in it any more, if so.
+    pub stopped: Option<String>,
+    /// The round being worked on.
+    pub round: u64,
+    /// Rounds in all.
+    pub rounds: u64,
+    /// The term within the round.
+    pub term: u32,
+    /// What this node is doing.
+    pub phase: Phase,
+    /// Local steps of the running training.
+    pub progress: Option<ProgressView>,
+    /// Who leads.
+    pub coordinator: Option<String>,
+    /// Who founded it.
+    pub creator: String,
+    /// The last settled state.
+    pub state: Option<String>,
+    /// Votes that a settlement needs.
+    pub majority: usize,
+    /// Where this node's data is.
+    pub data: Option<String>,
+    /// Its members.
+    pub members: Vec<MemberView>,
+    /// What peers were charged with lately.
+    pub evidence: Vec<EvidenceView>,
+    /// The newest row of `node log`.
+    pub last_round: Option<RoundRow>,
+}
+
+/// Local steps under way.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ProgressView {
+    /// Done.
+    pub step: u32,
+    /// In all.
+    pub steps: u32,
+    /// Loss of the last batch.
+    pub loss: f32,
+    /// Speed.
+    pub tokens_per_s: Option<f32>,
+}
+
+/// One member as this node sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MemberView {
+    /// Who.
+    pub peer: String,
+    /// Whether it is this node.
+    pub me: bool,
+    /// As what.
+    pub roles: String,
+    /// Milliseconds since it was last heard.
+    pub heard_ms_ago: Option<u64>,
+    /// What it said that it was doing.
+    pub phase: Option<Phase>,
+    /// Its round by its own word.
+    pub round: Option<u64>,
+    /// What is left of its reputation.
+    pub reputation: i64,
+    /// Settled rounds in a row without its update.
+    pub absent_rounds: u32,
+}
+
+/// One charge.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EvidenceView {
+    /// Against whom.
+    pub peer: String,
+    /// What.
+    pub reject: String,
+    /// In which round.
+    pub round: u64,
+    /// In what kind of message.
+    pub kind: String,
+}
+
+impl SessionView {
+    /// A session as it is now.
+    pub fn of(runtime: &SessionRuntime, now: Time) -> Self {
+        let SessionStatus {
+            session,
+            me,
+            lifecycle,
+            explanation,
+            round,
+            rounds,
+            phase,
+            coordinator,
+            term,
+            state,
+            majority,
+            members,
+            evidence,
+            ..
+        } = runtime.machine.status(now);
+        let progress = runtime.compute.as_ref().and_then(|compute| compute.activity().progress);
+        Self {
+            id: session.to_string(),
+            name: runtime.record.name.clone(),
+            standing: runtime.record.standing,
+            lifecycle,
+            explanation,
+            stopped: runtime.stopped.clone(),
+            round,
+            rounds,
+            term,
+            phase,
+            progress: progress.map(|now| ProgressView {
+                step: now.step,
+                steps: now.steps,
+                loss: now.loss,
+                tokens_per_s: now.tokens_per_second,
+            }),
+            coordinator: coordinator.map(|peer| peer.to_string()),
+            creator: runtime.config.creator.to_string(),
+            state: state.map(|state| state.to_string()),
+            majority,
+            data: runtime.record.data.clone(),
+            members: members
+                .iter()
+                .map(|member| MemberView::of(member, me == member.peer))
+                .collect(),
+            evidence: evidence
+                .iter()
+                .map(|one| EvidenceView {
+                    peer: one.peer.to_string(),
+                    reject: one.reject.to_string(),
+                    round: one.round,
+                    kind: one.kind.clone(),
+                })
+                .collect(),
+            last_round: runtime.book.last().cloned(),
+        }
+    }
+}
+
+impl MemberView {
+    fn of(member: &MemberStatus, me: bool) -> Self {
+        Self {
+            peer: member.peer.to_string(),
+            me,
+            roles: member.roles.to_string(),
+            heard_ms_ago: member.heard_ms_ago,
+            phase: member.phase,
+            round: member.round,
+            reputation: member.reputation,
+            absent_rounds: member.absent_rounds,
+        }
+    }
+}
+
+/// `GET /v1/sessions/{session}/config`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ConfigView {
+    /// The canonical bytes, whose hash is the session's id.
+    pub canonical_hex: String,
+    /// The same for people.
+    pub config: serde_json::Value,
+}
+
+/// `POST /v1/sessions`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CreateSession {
+    /// The session file's text.
+    pub file: String,
+    /// What the file is called in errors.
+    pub place: String,
+    /// A name in place of the file's.
+    pub name: Option<String>,
+    /// Where this node's data is (an absolute path).
+    pub data: Option<String>,
+}
+
+/// Answers `POST /v1/sessions` and `POST /v1/join`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Joined {
+    /// The session's id.
+    pub session: String,
+    /// Its name.
+    pub name: String,
+    /// This node's roles in it.
+    pub roles: String,
+}
+
+/// `POST /v1/sessions/{session}/invites`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MintInvite {
+    /// Roles, separated by commas.
+    pub roles: String,
+    /// Seconds from now until it expires.
+    pub expires_in_s: u64,
+    /// How many may join with it.
+    pub uses: u32,
+    /// Addresses to put in, in place of this node's own.
+    pub addresses: Vec<String>,
+}
+
+/// Its answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Minted {
+    /// The printed key. Treat it like a password.
+    pub key: String,
+    /// Names it, for revoking.
+    pub block: String,
+    /// Seconds since the Unix epoch.
+    pub expires_unix_s: u64,
+}
+
+/// `POST /v1/sessions/{session}/revoke`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RevokeInvite {
+    /// The block to void.
+    pub block: String,
+}
+
+/// `POST /v1/join`, and `POST /v1/join/probe`, which only looks whether the issuer can be reached.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JoinSession {
+    /// The invite key.
+    pub key: String,
+    /// Where this node's data is (an absolute path).
+    pub data: Option<String>,
+    /// How long to wait for the issuer.
+    pub patience_s: u64,
+}
+
+/// Answers `POST /v1/join/probe`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Probed {
+    /// Why the issuer cannot be reached; none if it can.
+    pub problem: Option<String>,
+}
+
+/// `GET /v1/peers`: one connected peer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PeerView {
+    /// Who.
+    pub peer: String,
+    /// Where.
+    pub addresses: Vec<String>,
+    /// Whether only through a relay.
+    pub relayed: bool,
+    /// Round-trip time.
+    pub round_trip_ms: Option<f64>,
+    /// Its software.
+    pub agent: Option<String>,
+    /// For how long.
+    pub connected_s: u64,
+    /// Names of sessions that we share.
+    pub sessions: Vec<String>,
+    /// Message bytes.
+    pub control_bytes: Bytes,
+    /// Model and update bytes.
+    pub bulk_bytes: Bytes,
+}
+
+/// What a request that failed is answered with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Problem {
+    /// Whose fault.
+    pub fault: Fault,
+    /// What, where, what to do.
+    pub error: String,
+}
+
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Self {
+        Self {
+            fault: failure.fault,
+            error: failure.message,
+        }
+    }
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        Self {
+            fault: problem.fault,
+            message: problem.error,
+        }
+    }
+}
+
+/// An answer without content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Empty {}

@@ -1,0 +1,508 @@
+//! The command line: what an operator may type, its help, and the exit codes.
+//! It parses and dispatches; what a command does is in `commands`, one file each.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use synod_config::Override;
+
+use crate::commands::{self, Terminal};
+use crate::data_dir::DataDir;
+use crate::failure::{Failure, Outcome};
+
+/// Train models together without sharing data.
+///
+/// Each institution runs one node. A session is one named training run: one node creates it and mints invite keys, the
+/// others join by key; each trains on its own text, signed updates travel, and an agreed model comes out.
+#[derive(Debug, Parser)]
+#[command(
+    name = "node",
+    version,
+    max_term_width = 110,
+    after_help = "\
+A first session, on two machines:
+  A$ node init && node start &
+  A$ node session create --preset tiny --name first --data /srv/texts
+  A$ node invite first                       # prints a key; give it to B
+  B$ node init && node start &
+  B$ node join synod1… --data /srv/other-texts
+  B$ node status --watch
+  B$ node export first ./model               # a Hugging Face folder
+
+Exit codes: 0 done; 1 what was asked for cannot be; 2 the machine, the network or another node; 101 a bug."
+)]
+pub struct Cli {
+    /// The node's folder [default: $SYNOD_HOME, else ~/.synod].
+    #[arg(long, global = true, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Print results only.
+    #[arg(long, short, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Print more; `node start` logs at level debug.
+    #[arg(long, short, global = true)]
+    pub verbose: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make this node's identity and its commented settings file. Overwrites nothing.
+    #[command(
+        after_help = "Examples:\n  node init\n  node --data-dir /srv/synod init --port 7700\n  node --data-dir /tmp/a init --port 7610 --loopback   # for trying out on one machine"
+    )]
+    Init(InitArgs),
+    /// Run the node in the foreground until Ctrl-C, SIGTERM or `node stop`. A restart goes on where it stopped.
+    #[command(
+        after_help = "Examples:\n  node start\n  node start --log-format json 2>> node.log\n  node start --device cuda:0\n  node start --set network.mdns=false --set compute.threads=4"
+    )]
+    Start(StartArgs),
+    /// Create, list and show sessions.
+    #[command(subcommand)]
+    Session(SessionCommand),
+    /// Mint an invite key for a session, or explain, narrow or revoke one.
+    #[command(
+        args_conflicts_with_subcommands = true,
+        subcommand_negates_reqs = true,
+        after_help = "Examples:\n  node invite first\n  node invite first --role trainer --expires 12h --uses 3\n  node invite explain synod1…\n  node invite narrow synod1… --role trainer --uses 1\n  node invite revoke first synod1…\n\nA key is like a password until it is used up or expires. Keys are made on this machine."
+    )]
+    Invite(InviteArgs),
+    /// Join a session by its invite key.
+    #[command(
+        after_help = "Examples:\n  node join synod1… --data /srv/texts --dry-run    # says what is missing, joins nothing\n  node join synod1… --data /srv/texts"
+    )]
+    Join(JoinArgs),
+    /// Leave a session at the next border between rounds. Its records and models stay here.
+    #[command(after_help = "Examples:\n  node leave first")]
+    Leave(NameArgs),
+    /// Show this node and its sessions.
+    #[command(
+        after_help = "Examples:\n  node status\n  node status --watch        # live, until all sessions are finished\n  node status --json | jq '.sessions[].lifecycle'"
+    )]
+    Status(StatusArgs),
+    /// List connected peers.
+    #[command(after_help = "Examples:\n  node peers\n  node peers --json")]
+    Peers(JsonArgs),
+    /// Show the settled rounds of a session as this node saw them.
+    #[command(
+        after_help = "Examples:\n  node log first\n  node log first --from 10 --json\n\nLosses are in nats a token on this institution's held-out text. Works also while the node is stopped."
+    )]
+    Log(LogArgs),
+    /// Write a session's model as a Hugging Face folder. Overwrites nothing.
+    #[command(
+        after_help = "Examples:\n  node export first ./model\n  python3 -c \"import transformers as t; print(t.AutoModelForCausalLM.from_pretrained('./model'))\"\n\nWorks also while the node is stopped."
+    )]
+    Export(ExportArgs),
+    /// Write text with a session's model or an exported folder.
+    #[command(
+        after_help = "Examples:\n  node generate first --prompt 'The house '\n  node generate ./model --bytes 500 --temperature 0.7 --seed 3"
+    )]
+    Generate(GenerateArgs),
+    /// Measure the loss of a session's model or an exported folder on text.
+    #[command(
+        after_help = "Examples:\n  node evaluate first --data /srv/texts --heldout   # only the part that the session never trains on\n  node evaluate ./model --data a.txt --data b.txt --json"
+    )]
+    Evaluate(EvaluateArgs),
+    /// Check this node: settings, key, disk, ports, device, the running node and its peers; each finding with a remedy.
+    #[command(after_help = "Examples:\n  node doctor\n  node doctor --json")]
+    Doctor(JsonArgs),
+    /// Stop the running node, and wait until it has stopped.
+    #[command(after_help = "Examples:\n  node stop")]
+    Stop,
+}
+
+/// Sessions.
+#[derive(Debug, Subcommand)]
+pub enum SessionCommand {
+    /// Create a session from a file or a preset; this node becomes its first member.
+    #[command(
+        after_help = "Examples:\n  node session create --preset tiny --name first --data /srv/texts\n  node session create mine.toml --data /srv/texts\n  node session create --preset tiny --show > mine.toml    # a file to start from\n\nPresets: tiny (a demonstration, minutes on a CPU), small (ten million parameters), synthetic (no data needed)."
+    )]
+    Create(CreateArgs),
+    /// List this node's sessions.
+    #[command(after_help = "Examples:\n  node session list\n  node session list --json")]
+    List(JsonArgs),
+    /// Show one session: members, roles, round, and its whole configuration.
+    #[command(after_help = "Examples:\n  node session show first\n  node session show first --json")]
+    Show(NameArgs),
+}
+
+/// `node init`
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// Port for messages; models and updates use the next one.
+    #[arg(long, default_value_t = synod_config::node_config::DEFAULT_PORT)]
+    pub port: u16,
+    /// Listen on this machine only and look for nobody: for trying out.
+    #[arg(long)]
+    pub loopback: bool,
+}
+
+/// `node start`
+#[derive(Debug, Args)]
+pub struct StartArgs {
+    /// Where to compute: `cpu` or `cuda:N`.
+    #[arg(long)]
+    pub device: Option<String>,
+    /// Threads for arithmetic; 0: one a core.
+    #[arg(long)]
+    pub threads: Option<usize>,
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    #[arg(long)]
+    pub log_level: Option<String>,
+    /// `pretty` or `json`.
+    #[arg(long)]
+    pub log_format: Option<String>,
+    /// Any setting of the file, for this run: `--set network.mdns=false`.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+impl StartArgs {
+    /// The flags as the uppermost layer of the configuration.
+    pub fn overrides(&self, verbose: bool) -> Outcome<Vec<Override>> {
+        let one = |place: &str, key: &str, value: String| Override {
+            place: place.into(),
+            key: key.into(),
+            value,
+        };
+        let mut all = Vec::new();
+        if verbose {
+            all.push(one("--verbose", "log.level", "debug".to_owned()));
+        }
+        let flags = [
+            ("--device", "compute.device", self.device.clone()),
+            (
+                "--threads",
+                "compute.threads",
+                self.threads.map(|threads| threads.to_string()),
+            ),
+            ("--log-level", "log.level", self.log_level.clone()),
+            ("--log-format", "log.format", self.log_format.clone()),
+        ];
+        all.extend(
+            flags
+                .into_iter()
+                .filter_map(|(place, key, value)| value.map(|value| one(place, key, value))),
+        );
+        for text in &self.set {
+            let (key, value) = text
+                .split_once('=')
+                .ok_or_else(|| Failure::user(format!("--set {text}: write KEY=VALUE, as in network.mdns=false")))?;
+            all.push(one("--set", key.trim(), value.trim().to_owned()));
+        }
+        Ok(all)
+    }
+}
+
+/// `node session create`
+#[derive(Debug, Args)]
+pub struct CreateArgs {
+    /// The session file.
+    #[arg(required_unless_present = "preset", conflicts_with = "preset")]
+    pub file: Option<PathBuf>,
+    /// A file that comes with the program: tiny, small or synthetic.
+    #[arg(long)]
+    pub preset: Option<String>,
+    /// The session's name, in place of the file's.
+    #[arg(long)]
+    pub name: Option<String>,
+    /// This institution's text: a file, a folder of .txt or .md files, or .jsonl with a `text` field.
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<PathBuf>,
+    /// Print the session file and create nothing.
+    #[arg(long)]
+    pub show: bool,
+    /// Print the answer as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `node invite`
+#[derive(Debug, Args)]
+pub struct InviteArgs {
+    /// Something else than minting.
+    #[command(subcommand)]
+    pub action: Option<InviteAction>,
+    /// The session, by name or id.
+    #[arg(required = true)]
+    pub session: Option<String>,
+    /// What the joiner may be: trainer, coordinator, observer, separated by commas. A coordinator leads rounds when the
+    /// others are lost, and may mint invites.
+    #[arg(long, default_value = "trainer,coordinator")]
+    pub role: String,
+    /// When the key ends: 90s, 30m, 12h, 7d.
+    #[arg(long, default_value = "7d")]
+    pub expires: String,
+    /// How many members may join with it.
+    #[arg(long, default_value_t = 1)]
+    pub uses: u32,
+    /// Where this node can be reached, in place of the addresses that it knows (may be repeated).
+    #[arg(long, value_name = "MULTIADDR")]
+    pub address: Vec<String>,
+    /// Print the answer as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What else can be done with a key.
+#[derive(Debug, Subcommand)]
+pub enum InviteAction {
+    /// Say what a key permits and whether it is genuine. Asks nobody.
+    Explain {
+        /// The key.
+        key: String,
+        /// Print the answer as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make a key that permits less out of a key, for handing on. Asks nobody; uses count against both.
+    Narrow {
+        /// The key.
+        key: String,
+        /// Roles, separated by commas [default: as the key].
+        #[arg(long)]
+        role: Option<String>,
+        /// When it ends: 90s, 30m, 12h, 7d [default: as the key].
+        #[arg(long)]
+        expires: Option<String>,
+        /// How many members may join with it [default: as the key].
+        #[arg(long)]
+        uses: Option<u32>,
+    },
+    /// Void a key that this node minted, and all that were narrowed from it. Who has joined stays.
+    Revoke {
+        /// The session, by name or id.
+        session: String,
+        /// The key, or the name of it that `explain` shows.
+        key: String,
+    },
+}
+
+/// `node join`
+#[derive(Debug, Args)]
+pub struct JoinArgs {
+    /// The invite key.
+    pub key: String,
+    /// This institution's text: a file, a folder of .txt or .md files, or .jsonl with a `text` field.
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<PathBuf>,
+    /// Join nothing; say exactly what is missing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How long to wait for the issuer, in seconds.
+    #[arg(long, default_value_t = 60)]
+    pub timeout: u64,
+    /// Print the answer as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A session's name.
+#[derive(Debug, Args)]
+pub struct NameArgs {
+    /// The session, by name or id.
+    pub session: String,
+    /// Print the answer as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `node status`
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Print the answer as JSON.
+    #[arg(long, conflicts_with = "watch")]
+    pub json: bool,
+    /// Go on showing it until all sessions are finished.
+    #[arg(long)]
+    pub watch: bool,
+}
+
+/// A list.
+#[derive(Debug, Args)]
+pub struct JsonArgs {
+    /// Print the answer as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `node log`
+#[derive(Debug, Args)]
+pub struct LogArgs {
+    /// The session, by name or id.
+    pub session: String,
+    /// The first round to show.
+    #[arg(long, default_value_t = 0)]
+    pub from: u64,
+    /// Print the rows as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `node export`
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// The session, by name or id.
+    pub session: String,
+    /// The folder to make; it must not exist, or be empty.
+    pub folder: PathBuf,
+    /// Print the answer as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `node generate`
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    /// A session, by name or id, or a folder that `node export` wrote.
+    pub model: String,
+    /// What the text begins with.
+    #[arg(long, default_value = "")]
+    pub prompt: String,
+    /// How many bytes to write.
+    #[arg(long, default_value_t = 300)]
+    pub bytes: usize,
+    /// How bold to be; 0 takes the likeliest byte each time.
+    #[arg(long, default_value_t = 0.8)]
+    pub temperature: f32,
+    /// Draw from so many likeliest bytes; 0: from all.
+    #[arg(long, default_value_t = 40)]
+    pub top_k: usize,
+    /// The same seed gives the same text.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+/// `node evaluate`
+#[derive(Debug, Args)]
+pub struct EvaluateArgs {
+    /// A session, by name or id, or a folder that `node export` wrote.
+    pub model: String,
+    /// Text to measure on (may be repeated).
+    #[arg(long, value_name = "PATH", required = true)]
+    pub data: Vec<PathBuf>,
+    /// Measure only on the part of each that the session keeps out of training.
+    #[arg(long)]
+    pub heldout: bool,
+    /// Print the answer as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Reads the process's arguments and does what they say.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are answers; the rest is a mistake of whoever typed it.
+            let code = u8::from(error.use_stderr());
+            // A closed terminal needs no help.
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    match dispatch(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Outcome {
+    let terminal = Terminal {
+        quiet: cli.quiet,
+        verbose: cli.verbose,
+    };
+    let dir = DataDir::new(data_dir(cli.data_dir)?);
+    match cli.command {
+        Command::Init(args) => commands::init::run(&dir, &args, terminal),
+        Command::Start(args) => commands::start::run(dir, &args, terminal),
+        Command::Session(SessionCommand::Create(args)) => commands::session::create(&dir, &args, terminal),
+        Command::Session(SessionCommand::List(args)) => commands::session::list(&dir, &args, terminal),
+        Command::Session(SessionCommand::Show(args)) => commands::session::show(&dir, &args, terminal),
+        Command::Invite(args) => commands::invite::run(&dir, &args, terminal),
+        Command::Join(args) => commands::join::run(&dir, &args, terminal),
+        Command::Leave(args) => commands::leave::run(&dir, &args, terminal),
+        Command::Status(args) => commands::status::run(&dir, &args, terminal),
+        Command::Peers(args) => commands::peers::run(&dir, &args, terminal),
+        Command::Log(args) => commands::log::run(&dir, &args, terminal),
+        Command::Export(args) => commands::export::run(&dir, &args, terminal),
+        Command::Generate(args) => commands::generate::run(&dir, &args, terminal),
+        Command::Evaluate(args) => commands::evaluate::run(&dir, &args, terminal),
+        Command::Doctor(args) => commands::doctor::run(&dir, &args, terminal),
+        Command::Stop => commands::stop::run(&dir, terminal),
+    }
+}
+
+fn data_dir(flag: Option<PathBuf>) -> Outcome<PathBuf> {
+    let from = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    let chosen = flag
+        .or_else(|| from("SYNOD_HOME"))
+        .or_else(|| from("HOME").map(|home| home.join(".synod")));
+    let chosen = chosen.ok_or_else(|| Failure::user("there is no HOME: say where the node lives by --data-dir DIR"))?;
+    std::path::absolute(&chosen).map_err(|error| Failure::user(format!("--data-dir {}: {error}", chosen.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed_and_every_command_has_examples() {
+        let mut cli = Cli::command();
+        cli.clone().debug_assert();
+        cli.build();
+        for command in cli
+            .get_subcommands()
+            .filter(|command| !["help", "session"].contains(&command.get_name()))
+        {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(
+                help.contains("Examples:"),
+                "`node {}` has no examples",
+                command.get_name()
+            );
+        }
+    }
+
+    #[test]
+    fn flags_become_the_uppermost_layer() {
+        let cli =
+            Cli::try_parse_from(["node", "start", "--device", "cuda:1", "--set", "network.mdns = false"]).unwrap();
+        let Command::Start(args) = cli.command else {
+            panic!("start was asked for")
+        };
+        let overrides = args.overrides(true).unwrap();
+        let keys: Vec<_> = overrides
+            .iter()
+            .map(|one| (one.key.as_str(), one.value.as_str()))
+            .collect();
+        assert_eq!(
+            keys,
+            [
+                ("log.level", "debug"),
+                ("compute.device", "cuda:1"),
+                ("network.mdns", "false")
+            ]
+        );
+        let bad = StartArgs {
+            device: None,
+            threads: None,
+            log_level: None,
+            log_format: None,
+            set: vec!["x".into()],
+        };
+        assert!(bad.overrides(false).unwrap_err().message.contains("KEY=VALUE"));
+    }
+}

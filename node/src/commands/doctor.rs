@@ -1,0 +1,291 @@
+//! `node doctor`: looks at everything that keeps a node from working, and says for each finding what to do.
+//! It changes nothing.
+
+use std::net::{TcpListener, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+
+use serde::Serialize;
+use synod_config::NodeConfig;
+use synod_config::load::variable;
+use synod_storage::{keys, lock};
+
+use super::{Terminal, bytes, client, converse, settings};
+use crate::api::types::NodeView;
+use crate::cli::JsonArgs;
+use crate::data_dir::DataDir;
+use crate::failure::{Failure, Outcome};
+
+/// Memory that a small session needs at least.
+const LEAST_MEMORY_BYTES: u64 = 512 << 20;
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Verdict {
+    Good,
+    Warning,
+    Bad,
+}
+
+#[derive(Debug, Serialize)]
+struct Finding {
+    what: &'static str,
+    verdict: Verdict,
+    finding: String,
+}
+
+fn good(what: &'static str, finding: impl ToString) -> Finding {
+    Finding {
+        what,
+        verdict: Verdict::Good,
+        finding: finding.to_string(),
+    }
+}
+
+fn warning(what: &'static str, finding: impl ToString) -> Finding {
+    Finding {
+        what,
+        verdict: Verdict::Warning,
+        finding: finding.to_string(),
+    }
+}
+
+fn bad(what: &'static str, finding: impl ToString) -> Finding {
+    Finding {
+        what,
+        verdict: Verdict::Bad,
+        finding: finding.to_string(),
+    }
+}
+
+/// Looks and tells.
+pub fn run(dir: &DataDir, args: &JsonArgs, terminal: Terminal) -> Outcome {
+    let findings = examine(dir);
+    if args.json {
+        terminal.print_json(&findings);
+    } else {
+        for Finding { what, verdict, finding } in &findings {
+            let mark = match verdict {
+                Verdict::Good => "ok  ",
+                Verdict::Warning => "look",
+                Verdict::Bad => "BAD ",
+            };
+            terminal.print(format!("{mark} {what:<10} {finding}"));
+        }
+    }
+    match findings.iter().filter(|one| one.verdict == Verdict::Bad).count() {
+        0 => Ok(()),
+        count => Err(Failure::environment(format!(
+            "{count} of {} findings keep this node from working",
+            findings.len()
+        ))),
+    }
+}
+
+fn examine(dir: &DataDir) -> Vec<Finding> {
+    let mut findings = vec![folder(dir)];
+    if findings[0].verdict == Verdict::Bad {
+        return findings;
+    }
+    findings.push(key(dir));
+    let config = match settings(dir, &[]) {
+        Ok(config) => {
+            findings.push(good(
+                "settings",
+                format!("{} can be used{}", dir.config().display(), from_environment()),
+            ));
+            config
+        }
+        Err(failure) => {
+            findings.push(bad("settings", failure));
+            return findings;
+        }
+    };
+    findings.push(disk(dir, &config));
+    findings.push(memory());
+    findings.push(device(&config));
+    let running = lock::holder(dir.root());
+    match running {
+        Some(pid) => findings.extend(running_node(dir, pid)),
+        None => {
+            findings.push(warning("node", "not running: start it with `node start`"));
+            findings.extend(ports(&config));
+        }
+    }
+    findings
+}
+
+fn folder(dir: &DataDir) -> Finding {
+    match std::fs::metadata(dir.root()) {
+        Err(_) => bad("folder", format!("{dir} is not there: make a node with `node init`")),
+        Ok(meta) if !meta.is_dir() => bad("folder", format!("{dir} is not a folder: choose another --data-dir")),
+        Ok(meta) if meta.permissions().mode() & 0o077 != 0 => {
+            warning("folder", format!("others can look into {dir}: `chmod 700 {dir}`"))
+        }
+        Ok(_) => match tempfile_in(dir) {
+            Ok(()) => good("folder", dir),
+            Err(error) => bad(
+                "folder",
+                format!("nothing can be written in {dir} ({error}): look at its owner and disk"),
+            ),
+        },
+    }
+}
+
+fn tempfile_in(dir: &DataDir) -> std::io::Result<()> {
+    let path = dir.root().join(format!(".doctor-{}", std::process::id()));
+    std::fs::write(&path, b"x")?;
+    std::fs::remove_file(&path)
+}
+
+fn key(dir: &DataDir) -> Finding {
+    if !dir.key().exists() {
+        return bad(
+            "key",
+            format!("{} is not there: make a node with `node init`", dir.key().display()),
+        );
+    }
+    match keys::load(&dir.key()) {
+        Ok(secret) => good("key", synod_protocol::identity::Identity::from_secret(secret).peer_id()),
+        Err(error) => bad("key", error),
+    }
+}
+
+fn from_environment() -> String {
+    let known = [
+        "SYNOD_NETWORK_",
+        "SYNOD_COMPUTE_",
+        "SYNOD_LOG_",
+        "SYNOD_RETENTION_",
+        "SYNOD_API_",
+    ];
+    let set: Vec<_> = std::env::vars()
+        .map(|(name, _)| name)
+        .filter(|name| known.iter().any(|k| name.starts_with(k)))
+        .collect();
+    match set.as_slice() {
+        [] => format!(" (no variable as {} is set)", variable("network.mdns")),
+        set => format!(" (overruled by {})", set.join(", ")),
+    }
+}
+
+fn disk(dir: &DataDir, config: &NodeConfig) -> Finding {
+    let least = config.retention.min_free_bytes;
+    match dir.free_bytes() {
+        Err(error) => bad("disk", format!("the free space around {dir} is not known: {error}")),
+        Ok(free) if free < least => bad(
+            "disk",
+            format!("{} free, {} are asked for: free some space", bytes(free), bytes(least)),
+        ),
+        Ok(free) => good("disk", format!("{} free", bytes(free))),
+    }
+}
+
+fn memory() -> Finding {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let available = line
+        .and_then(|line| line.trim().strip_suffix(" kB"))
+        .and_then(|kb| kb.trim().parse::<u64>().ok());
+    match available.map(|kb| kb * 1024) {
+        None => warning("memory", "how much is available is not known on this system"),
+        Some(free) if free < LEAST_MEMORY_BYTES => warning(
+            "memory",
+            format!(
+                "{} available: even small models want {}",
+                bytes(free),
+                bytes(LEAST_MEMORY_BYTES)
+            ),
+        ),
+        Some(free) => good("memory", format!("{} available", bytes(free))),
+    }
+}
+
+fn device(config: &NodeConfig) -> Finding {
+    let device = config.device();
+    match device.open() {
+        Ok(_) => good("device", device),
+        Err(error) => bad("device", error),
+    }
+}
+
+fn ports(config: &NodeConfig) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for address in &config.network.listen {
+        let parts: Vec<&str> = address.split('/').collect();
+        let [_, "ip4" | "ip6", host, kind, number, ..] = parts.as_slice() else {
+            findings.push(warning("port", format!("{address}: not looked at")));
+            continue;
+        };
+        let place = if host.contains(':') {
+            format!("[{host}]:{number}")
+        } else {
+            format!("{host}:{number}")
+        };
+        findings.push(port(address, *kind == "udp", &place));
+    }
+    let bulk = config.network.bulk_listen.to_string();
+    findings.push(port(&format!("{bulk} (udp, models and updates)"), true, &bulk));
+    findings.push(port(&format!("{bulk} (tcp, models and updates)"), false, &bulk));
+    findings
+}
+
+fn port(name: &str, udp: bool, place: &str) -> Finding {
+    let bound = if udp {
+        UdpSocket::bind(place).map(drop)
+    } else {
+        TcpListener::bind(place).map(drop)
+    };
+    match bound {
+        Ok(()) => good("port", format!("{name} is free")),
+        Err(error) => bad(
+            "port",
+            format!("{name}: {error}; stop what uses it, or change [network] in the settings"),
+        ),
+    }
+}
+
+fn running_node(dir: &DataDir, pid: u32) -> Vec<Finding> {
+    let view = client(dir).and_then(|client| converse(async { client.get::<NodeView>("/v1/status").await }));
+    let view = match view {
+        Ok(view) => view,
+        Err(failure) => {
+            return vec![bad(
+                "node",
+                format!("process {pid} holds the folder but does not answer: {failure}"),
+            )];
+        }
+    };
+    let mut findings = vec![good("node", format!("running, process {pid}, up {} s", view.uptime_s))];
+    findings.push(match view.listen.is_empty() {
+        true => bad("listen", "on nothing: see its log"),
+        false => good("listen", view.listen.join(" ")),
+    });
+    findings.push(match view.reachability.as_str() {
+        "private" => warning(
+            "reach",
+            "peers say that this machine cannot be reached: forward the ports, or set network.relays",
+        ),
+        other => good("reach", other),
+    });
+    for session in &view.sessions {
+        let heard = session
+            .members
+            .iter()
+            .filter(|member| !member.me && member.heard_ms_ago.is_some_and(|ms| ms < 60_000));
+        let (heard, others) = (
+            heard.count(),
+            session.members.iter().filter(|member| !member.me).count(),
+        );
+        let text = format!(
+            "`{}`: {heard} of {others} other members heard in the last minute; {}",
+            session.name, session.explanation
+        );
+        findings.push(match &session.stopped {
+            Some(reason) => bad("session", format!("`{}` has stopped here: {reason}", session.name)),
+            None if heard < others => warning("session", text),
+            None => good("session", text),
+        });
+    }
+    findings
+}

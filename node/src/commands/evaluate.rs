@@ -1,0 +1,122 @@
+//! `node evaluate MODEL --data PATH`: the loss of a session's model or an exported folder on text.
+//! With `--heldout` it measures the very windows that the session keeps out of training; it trains nothing.
+
+use std::path::Path;
+
+use serde::Serialize;
+use synod_training::data::{Dataset, Windows, read_documents};
+use synod_training::evaluate::heldout_loss;
+use synod_training::models::decoder::Decoder;
+use synod_training::trainer::TrainError;
+
+use super::model_source::{Model, model};
+use super::table::Table;
+use super::{Terminal, settings};
+use crate::cli::EvaluateArgs;
+use crate::data_dir::DataDir;
+use crate::failure::{Failure, Outcome};
+
+/// Windows that are measured at once.
+const WINDOWS_AT_ONCE: usize = 16;
+
+/// A loss on one text.
+#[derive(Serialize)]
+struct Measured {
+    data: String,
+    loss: f64,
+    tokens: u64,
+}
+
+/// What is printed.
+#[derive(Serialize)]
+struct Report {
+    origin: String,
+    state: Option<String>,
+    heldout: bool,
+    texts: Vec<Measured>,
+    /// Mean over all tokens of all texts.
+    loss: f64,
+    tokens: u64,
+}
+
+/// Measures.
+pub fn run(dir: &DataDir, args: &EvaluateArgs, terminal: Terminal) -> Outcome {
+    let model = model(dir, &args.model)?;
+    let device = settings(dir, &[]).map(|config| config.device()).unwrap_or_default();
+    let decoder = Decoder::new(model.decoder()?, device.open().map_err(Failure::environment)?);
+    let measure = |path: &std::path::PathBuf| match args.heldout {
+        true => heldout(&decoder, &model, path),
+        false => whole(&decoder, &model, path),
+    };
+    let texts = args.data.iter().map(measure).collect::<Outcome<Vec<_>>>()?;
+    let tokens: u64 = texts.iter().map(|text| text.tokens).sum();
+    let loss = texts.iter().map(|text| text.loss * text.tokens as f64).sum::<f64>() / tokens as f64;
+    let report = Report {
+        origin: model.origin,
+        state: model.state,
+        heldout: args.heldout,
+        texts,
+        loss,
+        tokens,
+    };
+    match args.json {
+        true => terminal.print_json(&report),
+        false => terminal.print(table(&report)),
+    }
+    Ok(())
+}
+
+fn table(report: &Report) -> String {
+    let mut table = Table::new(&["text", "loss (nats a token)", "tokens"]);
+    for text in &report.texts {
+        table.row([text.data.clone(), format!("{:.4}", text.loss), text.tokens.to_string()]);
+    }
+    table.row([
+        "together".to_owned(),
+        format!("{:.4}", report.loss),
+        report.tokens.to_string(),
+    ]);
+    format!("{}\n{table}", report.origin)
+}
+
+/// The windows that the session keeps out of training.
+fn heldout(decoder: &Decoder, model: &Model, path: &Path) -> Outcome<Measured> {
+    let windows = Windows::of(&model.training, decoder.config());
+    let data = Dataset::open(path, windows).map_err(Failure::user)?;
+    let most = model.training.evaluation_sequences as usize;
+    let found = heldout_loss(decoder, &data, most, &model.parameters).map_err(Failure::environment)?;
+    Ok(Measured {
+        data: path.display().to_string(),
+        loss: f64::from(found.loss),
+        tokens: found.tokens,
+    })
+}
+
+/// All of the text, cut into windows; what is left over at a document's end is not measured.
+fn whole(decoder: &Decoder, model: &Model, path: &Path) -> Outcome<Measured> {
+    let documents = read_documents(path).map_err(Failure::user)?;
+    let window = decoder.config().context as usize + 1;
+    let windows: Vec<&[u8]> = documents
+        .texts
+        .iter()
+        .flat_map(|text| text.chunks_exact(window))
+        .collect();
+    if windows.is_empty() {
+        return Err(Failure::user(format!(
+            "{} holds no document of {window} bytes or more",
+            path.display()
+        )));
+    }
+    let (mut sum, mut tokens) = (0f64, 0u64);
+    for some in windows.chunks(WINDOWS_AT_ONCE) {
+        let predicted = some.len() * (window - 1);
+        let loss = decoder.loss(&model.parameters, &some.concat(), window);
+        sum += f64::from(loss.map_err(|error: TrainError| Failure::environment(error))?) * predicted as f64;
+        tokens += predicted as u64;
+    }
+    Ok(Measured {
+        data: path.display().to_string(),
+        loss: sum / tokens as f64,
+        tokens,
+    })
+}

@@ -1,0 +1,35 @@
+//! `node export SESSION DIR`: the last settled model as a Hugging Face folder.
+//! It refuses to overwrite; a folder that appears is complete.
+
+use serde_json::json;
+use synod_training::interchange::{ExportError, export_hugging_face};
+
+use super::Terminal;
+use super::model_source::of_session;
+use crate::cli::ExportArgs;
+use crate::data_dir::DataDir;
+use crate::failure::{Failure, Outcome};
+
+/// Writes the folder.
+pub fn run(dir: &DataDir, args: &ExportArgs, terminal: Terminal) -> Outcome {
+    let model = of_session(dir, &args.session)?;
+    export_hugging_face(&model.training, &model.parameters, &args.folder).map_err(|error| match error {
+        ExportError::NotADecoder | ExportError::Occupied { .. } => Failure::user(error),
+        _ => Failure::environment(error),
+    })?;
+    let folder = args.folder.display();
+    match args.json {
+        true => terminal.print_json(&json!({
+            "folder": folder.to_string(),
+            "origin": model.origin,
+            "state": model.state,
+            "parameters": model.parameters.len(),
+        })),
+        false => terminal.tell(format!(
+            "wrote {folder}: {}, {} parameters",
+            model.origin,
+            model.parameters.len()
+        )),
+    }
+    Ok(())
+}

@@ -1,0 +1,155 @@
+//! What each command does: one file a command, and what they share.
+//! A command talks to the running node or to a stopped node's store; only `start` runs a node.
+
+pub mod doctor;
+pub mod evaluate;
+pub mod export;
+pub mod generate;
+pub mod init;
+pub mod invite;
+pub mod join;
+pub mod leave;
+pub mod log;
+mod model_source;
+pub mod peers;
+pub mod session;
+pub mod start;
+pub mod status;
+pub mod stop;
+mod table;
+
+use std::future::Future;
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+
+use serde::Serialize;
+use synod_config::{NodeConfig, Override, load_node};
+
+use crate::client::Client;
+use crate::data_dir::DataDir;
+use crate::failure::{Failure, Outcome};
+
+/// How much a command says.
+#[derive(Debug, Clone, Copy)]
+pub struct Terminal {
+    /// Results only.
+    pub quiet: bool,
+    /// More.
+    pub verbose: bool,
+}
+
+impl Terminal {
+    /// Prints a result.
+    pub fn print(&self, text: impl AsRef<str>) {
+        let mut out = std::io::stdout().lock();
+        let written = writeln!(out, "{}", text.as_ref()).and_then(|()| out.flush());
+        if written.is_err() {
+            // Whoever read has gone (`node log | head`): there is nothing left to do.
+            std::process::exit(0);
+        }
+    }
+
+    /// Prints a result as JSON.
+    pub fn print_json(&self, value: &impl Serialize) {
+        self.print(serde_json::to_string_pretty(value).expect("answers are plain data"));
+    }
+
+    /// Says what is going on, unless asked to be quiet.
+    pub fn tell(&self, text: impl AsRef<str>) {
+        if !self.quiet {
+            self.print(text);
+        }
+    }
+
+    /// Whether somebody watches.
+    pub fn is_interactive(&self) -> bool {
+        !self.quiet && std::io::stdout().is_terminal()
+    }
+}
+
+/// The node's settings from all layers.
+fn settings(dir: &DataDir, flags: &[Override]) -> Outcome<NodeConfig> {
+    if !dir.config().exists() {
+        return Err(Failure::user(format!(
+            "there is no node in {dir}: make one with `node init`"
+        )));
+    }
+    Ok(load_node(&dir.config(), std::env::vars(), flags)?)
+}
+
+/// A client for the node on this folder.
+fn client(dir: &DataDir) -> Outcome<Client> {
+    Ok(Client::new(dir, &settings(dir, &[])?.api.socket))
+}
+
+/// Runs a short conversation with the node.
+fn converse<T>(work: impl Future<Output = Outcome<T>>) -> Outcome<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime
+        .map_err(|error| Failure::environment(format!("the system gives no event loop: {error}")))?
+        .block_on(work)
+}
+
+/// A data path as the node will see it, which may have another working directory.
+fn absolute(path: Option<&Path>) -> Outcome<Option<String>> {
+    let Some(path) = path else { return Ok(None) };
+    let full = path
+        .canonicalize()
+        .map_err(|error| Failure::user(format!("--data {}: {error}", path.display())))?;
+    let text = full.into_os_string().into_string();
+    text.map(Some)
+        .map_err(|_| Failure::user(format!("--data {}: the path is not UTF-8", path.display())))
+}
+
+/// The last eight characters of a printed peer id, the first eight of a digest: enough for a table.
+fn short(id: &str) -> &str {
+    match id.strip_prefix("12D3KooW") {
+        Some(_) => &id[id.len() - 8..],
+        None => id.get(..8).unwrap_or(id),
+    }
+}
+
+/// Bytes for people.
+fn bytes(count: u64) -> String {
+    match count {
+        0..10_000 => format!("{count} B"),
+        10_000..10_000_000 => format!("{:.1} kB", count as f64 / 1e3),
+        10_000_000..10_000_000_000 => format!("{:.1} MB", count as f64 / 1e6),
+        _ => format!("{:.1} GB", count as f64 / 1e9),
+    }
+}
+
+/// Reads `90s`, `30m`, `12h`, `7d`.
+fn seconds(flag: &str, text: &str) -> Outcome<u64> {
+    let refuse = || Failure::user(format!("{flag} {text}: write a number and s, m, h or d, as in 12h"));
+    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(refuse)?;
+    let unit = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return Err(refuse()),
+    };
+    let number: u64 = number.parse().map_err(|_| refuse())?;
+    number
+        .checked_mul(unit)
+        .filter(|seconds| *seconds > 0)
+        .ok_or_else(refuse)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_or_refused_by_name() {
+        assert_eq!(seconds("--expires", "90s"), Ok(90));
+        assert_eq!(seconds("--expires", "7d"), Ok(604_800));
+        for bad in ["", "7", "d", "0s", "-1h", "1 h", "99999999999999999999d", "5µ"] {
+            assert!(
+                seconds("--expires", bad).unwrap_err().message.starts_with("--expires"),
+                "{bad}"
+            );
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Where a command finds a session's model and rows: at the running node, or in a stopped node's store; or a model in an
+//! exported folder. It reads only.
+
+use std::path::Path;
+
+use synod_aggregation::OuterState;
+use synod_config::SessionConfig;
+use synod_protocol::identity::SessionId;
+use synod_protocol::journal::JournalEntry;
+use synod_storage::blobs::BlobStore;
+use synod_storage::lock::DataLock;
+use synod_storage::rocks_store::RocksStore;
+use synod_storage::store::{SessionRecord, Store};
+use synod_training::config::{DecoderConfig, ModelConfig, TrainingConfig, Vocabulary};
+use synod_training::interchange::import_parameters;
+
+use super::{client, converse};
+use crate::api::types::{ConfigView, SessionView};
+use crate::data_dir::DataDir;
+use crate::failure::{Failure, Outcome};
+use crate::rounds::RoundRow;
+
+/// A model and what is known of it.
+pub struct Model {
+    /// How it was trained; of an exported folder, its shape and defaults.
+    pub training: TrainingConfig,
+    /// θ, flat.
+    pub parameters: Vec<f32>,
+    /// For the operator: the session and round, or the folder.
+    pub origin: String,
+    /// Digest of the state, if it came from a session.
+    pub state: Option<String>,
+}
+
+/// A session's model by name or id, or a folder that `node export` wrote.
+pub fn model(dir: &DataDir, name: &str) -> Outcome<Model> {
+    let folder = Path::new(name);
+    match folder.join("config.json").is_file() {
+        true => exported(folder),
+        false => of_session(dir, name),
+    }
+}
+
+/// The last settled model of a session.
+pub fn of_session(dir: &DataDir, name: &str) -> Outcome<Model> {
+    let client = client(dir)?;
+    let (config, round, state, bytes) = match converse(async { Ok(client.is_running().await) })? {
+        true => converse(async {
+            let path = format!("/v1/sessions/{name}");
+            let view: SessionView = client.get(&path).await?;
+            let config: ConfigView = client.get(&format!("{path}/config")).await?;
+            let bytes = client.get_bytes(&format!("{path}/state")).await?;
+            let canonical = hex::decode(&config.canonical_hex).map_err(Failure::environment)?;
+            let config = SessionConfig::from_bytes(&canonical).map_err(Failure::environment)?;
+            let state = blake3::hash(&bytes).to_hex().to_string();
+            Ok((config, view.round.saturating_sub(1), state, bytes.to_vec()))
+        })?,
+        false => stored_state(dir, name)?,
+    };
+    let parameters = OuterState::from_bytes(&bytes, Some(config.training.parameter_count()))
+        .map_err(Failure::environment)?
+        .parameters;
+    let origin = format!("session `{}` after round {round}", config.name);
+    Ok(Model {
+        training: config.training,
+        parameters,
+        origin,
+        state: Some(state),
+    })
+}
+
+/// A session's rows from round `from` on.
+pub fn rounds_of(dir: &DataDir, name: &str, from: u64) -> Outcome<Vec<RoundRow>> {
+    let client = client(dir)?;
+    if converse(async { Ok(client.is_running().await) })? {
+        return converse(async { client.get(&format!("/v1/sessions/{name}/rounds?from={from}")).await });
+    }
+    let store = RocksStore::open(DataLock::acquire(dir.root())?)?;
+    let rows = store.rounds(&record(&store, name)?.id, from)?;
+    Ok(rows
+        .iter()
+        .filter_map(|(_, row)| serde_json::from_slice(row).ok())
+        .collect())
+}
+
+type Stored = (SessionConfig, u64, String, Vec<u8>);
+
+fn stored_state(dir: &DataDir, name: &str) -> Outcome<Stored> {
+    let store = RocksStore::open(DataLock::acquire(dir.root())?)?;
+    let record = record(&store, name)?;
+    let config = SessionConfig::from_bytes(&record.config).map_err(Failure::environment)?;
+    let settled = store
+        .journal(&record.id)?
+        .into_iter()
+        .rev()
+        .find_map(|entry| match entry {
+            JournalEntry::Settled(settlement) => Some((settlement.body.round, settlement.body.state)),
+            _ => None,
+        });
+    let (round, state) =
+        settled.ok_or_else(|| Failure::user(format!("session `{}` has settled nothing yet", record.name)))?;
+    let bytes = BlobStore::open(dir.root())?.read(&state)?;
+    Ok((config, round, state.to_string(), bytes))
+}
+
+fn record(store: &dyn Store, name: &str) -> Outcome<SessionRecord> {
+    let id: Option<SessionId> = name.parse().ok();
+    let found = store
+        .sessions()?
+        .into_iter()
+        .find(|record| record.name == name || Some(record.id) == id);
+    found.ok_or_else(|| {
+        Failure::user(format!(
+            "no node is running, and there is no session `{name}` in the folder"
+        ))
+    })
+}
+
+fn exported(folder: &Path) -> Outcome<Model> {
+    let path = folder.join("config.json");
+    let unusable = |reason: String| Failure::user(format!("{} is not of an exported model: {reason}", path.display()));
+    let text = std::fs::read_to_string(&path).map_err(|error| unusable(error.to_string()))?;
+    let json: serde_json::Value = serde_json::from_str(&text).map_err(|error| unusable(error.to_string()))?;
+    let number = |key: &str| {
+        let value = json
+            .get(key)
+            .and_then(serde_json::Value::as_u64)
+            .and_then(|value| u32::try_from(value).ok());
+        value.ok_or_else(|| unusable(format!("`{key}` is missing or no number")))
+    };
+    if number("vocab_size")? as usize != Vocabulary::Byte.size() {
+        return Err(unusable("its vocabulary is not bytes".to_owned()));
+    }
+    let decoder = DecoderConfig {
+        layers: number("num_hidden_layers")?,
+        heads: number("num_attention_heads")?,
+        kv_heads: Some(number("num_key_value_heads")?),
+        width: number("hidden_size")?,
+        hidden: Some(number("intermediate_size")?),
+        context: number("max_position_embeddings")?,
+        vocabulary: Vocabulary::Byte,
+    };
+    let training = TrainingConfig {
+        model: ModelConfig::Decoder(decoder),
+        ..TrainingConfig::default()
+    };
+    training.check().map_err(|error| unusable(error.to_string()))?;
+    let parameters = import_parameters(&training, folder).map_err(Failure::user)?;
+    Ok(Model {
+        training,
+        parameters,
+        origin: folder.display().to_string(),
+        state: None,
+    })
+}
+
+impl Model {
+    /// The decoder's shape; sessions with a synthetic objective have none.
+    pub fn decoder(&self) -> Outcome<&DecoderConfig> {
+        match &self.training.model {
+            ModelConfig::Decoder(decoder) => Ok(decoder),
+            ModelConfig::Synthetic(_) => Err(Failure::user(format!(
+                "{} trains a synthetic objective: it has no language model",
+                self.origin
+            ))),
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! The worker's own thread: one a session, with a bounded queue, progress for status, and cancellation.
+//! It decides nothing; a failure or a panic in training becomes a `TaskFailure`, and the next task begins with a fresh worker.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use synod_config::SessionConfig;
+use synod_protocol::identity::{BlobId, PeerId, SessionId};
+use synod_protocol::task::{JobId, Task, TaskFailure, TaskResult};
+use synod_storage::blobs::BlobStore;
+use synod_training::device::DeviceChoice;
+use synod_training::factory::{BuildError, build_trainer, build_trainer_without_data};
+use synod_training::trainer::{Continue, Progress};
+use synod_training::worker::Worker;
+use tokio::sync::{mpsc, watch};
+
+/// Tasks that wait for a worker. A machine has a handful at most; the next one is refused as a failure.
+const QUEUE_LENGTH: usize = 16;
+
+/// What makes a session's worker on this machine, as often as one is needed.
+#[derive(Debug, Clone)]
+pub struct WorkerPlan {
+    /// The session.
+    pub config: SessionConfig,
+    /// This member.
+    pub member: PeerId,
+    /// Its data; none for a member that brings none.
+    pub data: Option<std::path::PathBuf>,
+    /// Where it computes.
+    pub device: DeviceChoice,
+}
+
+impl WorkerPlan {
+    /// Reads the data and sets the device up. Takes a while; not for async threads.
+    pub fn build(&self) -> Result<Worker, BuildError> {
+        let training = &self.config.training;
+        let trainer = match &self.data {
+            Some(path) => build_trainer(training, self.member, Some(path), &self.device)?,
+            None => build_trainer_without_data(training, self.member, &self.device)?,
+        };
+        let aggregation = &self.config.aggregation;
+        Ok(Worker::new(
+            trainer,
+            &aggregation.rule,
+            &aggregation.encoding,
+            aggregation.outer,
+        ))
+    }
+}
+
+/// A worker's answer, for the driver. The blobs that it names are in the store.
+#[derive(Debug)]
+pub struct Answer {
+    /// Whose.
+    pub session: SessionId,
+    /// To which job.
+    pub job: JobId,
+    /// What came out.
+    pub result: Result<TaskResult, TaskFailure>,
+}
+
+/// What the worker is doing, for status.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Activity {
+    /// Local steps of the running training.
+    pub progress: Option<Progress>,
+}
+
+struct Order {
+    job: JobId,
+    task: Task,
+    cancelled: Arc<AtomicBool>,
+}
+
+/// A session's compute thread, as its driver holds it. Dropping it stops the thread at its next step.
+#[derive(Debug)]
+pub struct Compute {
+    orders: SyncSender<Order>,
+    jobs: BTreeMap<JobId, Arc<AtomicBool>>,
+    activity: watch::Receiver<Activity>,
+    thread: JoinHandle<()>,
+}
+
+impl Compute {
+    /// Starts the thread. `ready` is a worker that was built already; else the first task builds one.
+    pub fn start(
+        session: SessionId,
+        plan: WorkerPlan,
+        ready: Option<Worker>,
+        blobs: BlobStore,
+        answers: mpsc::Sender<Answer>,
+    ) -> std::io::Result<Self> {
+        let (orders, queue) = sync_channel(QUEUE_LENGTH);
+        let (activity_in, activity) = watch::channel(Activity::default());
+        let mut bench = Bench {
+            session,
+            plan,
+            worker: ready,
+            blobs,
+            activity: activity_in,
+        };
+        let name = format!("compute-{}", session.short());
+        let thread = std::thread::Builder::new()
+            .name(name)
+            .spawn(move || bench.serve(&queue, &answers))?;
+        Ok(Self {
+            orders,
+            jobs: BTreeMap::new(),
+            activity,
+            thread,
+        })
+    }
+
+    /// Queues a task. An answer follows, unless the queue is full: then the refusal is returned.
+    pub fn submit(&mut self, job: JobId, task: Task) -> Result<(), TaskFailure> {
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let order = Order {
+            job,
+            task,
+            cancelled: Arc::clone(&cancelled),
+        };
+        self.orders.try_send(order).map_err(|_| {
+            TaskFailure::Environment("the worker's queue is full: this machine is too slow for the session".to_owned())
+        })?;
+        self.jobs.insert(job, cancelled);
+        Ok(())
+    }
+
+    /// Stops a job at its next step; it is answered all the same.
+    pub fn cancel(&self, job: JobId) {
+        if let Some(flag) = self.jobs.get(&job) {
+            flag.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Forgets a job that was answered.
+    pub fn answered(&mut self, job: JobId) {
+        self.jobs.remove(&job);
+    }
+
+    /// What the worker is doing.
+    pub fn activity(&self) -> Activity {
+        *self.activity.borrow()
+    }
+
+    /// Stops whatever runs. The thread ends at the next step; the answer lets a caller that may block wait for that.
+    pub fn stop(self) -> JoinHandle<()> {
+        self.jobs.values().for_each(|flag| flag.store(true, Ordering::Relaxed));
+        self.thread
+    }
+}
+
+/// What lives on the thread.
+struct Bench {
+    session: SessionId,
+    plan: WorkerPlan,
+    worker: Option<Worker>,
+    blobs: BlobStore,
+    activity: watch::Sender<Activity>,
+}
+
+impl Bench {
+    fn serve(&mut self, queue: &Receiver<Order>, answers: &mpsc::Sender<Answer>) {
+        while let Ok(order) = queue.recv() {
+            let job = order.job;
+            let result = self.run_caught(&order);
+            self.activity.send_replace(Activity::default());
+            let answer = Answer {
+                session: self.session,
+                job,
+                result,
+            };
+            if answers.blocking_send(answer).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn run_caught(&mut self, order: &Order) -> Result<TaskResult, TaskFailure> {
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.run(order)));
+        outcome.unwrap_or_else(|panic| {
+            // Its state is unknown now: the next task builds a new one.
+            self.worker = None;
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text
+                .or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("no message");
+            Err(TaskFailure::Environment(format!(
+                "the worker crashed ({text}): please report this; it starts afresh"
+            )))
+        })
+    }
+
+    fn run(&mut self, order: &Order) -> Result<TaskResult, TaskFailure> {
+        if order.cancelled.load(Ordering::Relaxed) {
+            return Err(TaskFailure::Environment("cancelled before it began".to_owned()));
+        }
+        let mut worker = match self.worker.take() {
+            Some(worker) => worker,
+            None => self
+                .plan
+                .build()
+                .map_err(|error| TaskFailure::Environment(error.to_string()))?,
+        };
+        let mut read = |id: &BlobId| self.blobs.read(id).map_err(|error| error.to_string());
+        let mut progress = |now: Progress| {
+            self.activity.send_replace(Activity { progress: Some(now) });
+            if order.cancelled.load(Ordering::Relaxed) {
+                Continue::Stop
+            } else {
+                Continue::Go
+            }
+        };
+        let done = worker.run(&order.task, &mut read, &mut progress);
+        self.worker = Some(worker);
+        let done = done?;
+        for (_, bytes) in &done.blobs {
+            self.blobs
+                .put(bytes)
+                .map_err(|error| TaskFailure::Environment(error.to_string()))?;
+        }
+        Ok(done.result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use synod_config::load::parse_session;
+    use synod_config::presets::preset;
+
+    struct World {
+        compute: Compute,
+        answers: mpsc::Receiver<Answer>,
+        blobs: BlobStore,
+        _dir: tempfile::TempDir,
+    }
+
+    fn world() -> World {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = BlobStore::open(dir.path()).unwrap();
+        let file = parse_session("preset", preset("synthetic").unwrap()).unwrap();
+        let member = PeerId([1; 32]);
+        let config = file.found(member, 0).unwrap();
+        let (send, answers) = mpsc::channel(4);
+        let plan = WorkerPlan {
+            config: config.clone(),
+            member,
+            data: None,
+            device: DeviceChoice::Cpu,
+        };
+        let compute = Compute::start(config.id(), plan, None, blobs.clone(), send).unwrap();
+        World {
+            compute,
+            answers,
+            blobs,
+            _dir: dir,
+        }
+    }
+
+    #[test]
+    fn results_are_stored_before_they_are_told() {
+        let mut world = world();
+        world.compute.submit(1, Task::Initialise).unwrap();
+        let answer = world.answers.blocking_recv().unwrap();
+        let Ok(TaskResult::Initialised { state, .. }) = answer.result else {
+            panic!("{answer:?}")
+        };
+        assert!(world.blobs.has(&state));
+        world.compute.submit(2, Task::Train { round: 1, base: state }).unwrap();
+        let answer = world.answers.blocking_recv().unwrap();
+        assert!(matches!(answer.result, Ok(TaskResult::Trained { payload, .. }) if world.blobs.has(&payload)));
+    }
+
+    #[test]
+    fn a_missing_blob_is_a_failure_and_the_thread_goes_on() {
+        let mut world = world();
+        world
+            .compute
+            .submit(
+                1,
+                Task::Train {
+                    round: 1,
+                    base: BlobId([9; 32]),
+                },
+            )
+            .unwrap();
+        let answer = world.answers.blocking_recv().unwrap();
+        assert!(matches!(answer.result, Err(TaskFailure::Environment(_))), "{answer:?}");
+        world.compute.submit(2, Task::Initialise).unwrap();
+        assert!(world.answers.blocking_recv().unwrap().result.is_ok());
+    }
+
+    #[test]
+    fn a_cancelled_job_is_answered_all_the_same() {
+        let mut world = world();
+        world.compute.submit(1, Task::Initialise).unwrap();
+        world.compute.submit(2, Task::Initialise).unwrap();
+        world.compute.cancel(2);
+        let jobs: Vec<_> = (0..2).map(|_| world.answers.blocking_recv().unwrap().job).collect();
+        assert_eq!(jobs, [1, 2]);
+        world.compute.stop().join().unwrap();
+    }
+}

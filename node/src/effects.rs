@@ -1,0 +1,234 @@
+//! What a machine wants, done: its outputs carried to store, worker and network, one after the other.
+//! It waits for no peer; the only thing that it waits for is this machine's disk.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use synod_protocol::contract::{FetchFailure, Input, Output, Time};
+use synod_protocol::identity::{BlobId, PeerId, SessionId};
+use synod_protocol::journal::JournalEntry;
+use synod_protocol::task::{JobId, Round, TaskResult};
+use synod_storage::blobs::BlobStore;
+use synod_storage::error::StoreError;
+use synod_storage::store::{BlobLink, Standing, Store};
+use tokio::sync::watch;
+use tokio::task::block_in_place;
+
+use crate::network::{self, FetchId, FetchedFrom, NetworkHandle};
+use crate::rounds::{Meter, RoundRow};
+use crate::session_runtime::SessionRuntime;
+
+/// How long a peer that a machine banned stays cut off; the machine itself never forgives it.
+const BAN: Duration = Duration::from_secs(24 * 3600);
+/// Settlements after which a journal is rewritten without what they have made meaningless.
+const SNAPSHOT_EVERY: u32 = 64;
+
+/// The hands of the driver.
+pub struct Effects {
+    /// Messages and blobs of peers.
+    pub network: NetworkHandle,
+    /// Records.
+    pub store: Arc<dyn Store>,
+    /// Models and updates.
+    pub blobs: BlobStore,
+    /// What has gone through the node so far.
+    pub meter: watch::Receiver<Meter>,
+    /// Settled rounds whose blobs are kept beyond what the machines ask for.
+    pub extra_rounds: u64,
+    fetches: BTreeMap<FetchId, (SessionId, JobId, u64)>,
+    next_fetch: u64,
+}
+
+impl Effects {
+    /// Hands for these.
+    pub fn new(
+        network: NetworkHandle,
+        store: Arc<dyn Store>,
+        blobs: BlobStore,
+        meter: watch::Receiver<Meter>,
+        extra_rounds: u64,
+    ) -> Self {
+        Self {
+            network,
+            store,
+            blobs,
+            meter,
+            extra_rounds,
+            fetches: BTreeMap::new(),
+            next_fetch: 0,
+        }
+    }
+
+    /// Does everything in order. Answers that are known at once come back as inputs; the first failure of the store
+    /// ends it, because nothing after an entry that is not durable may happen.
+    pub fn execute(
+        &mut self,
+        runtime: &mut SessionRuntime,
+        outputs: Vec<Output>,
+        now: Time,
+    ) -> Result<Vec<Input>, StoreError> {
+        let mut answers = Vec::new();
+        for output in outputs {
+            answers.extend(self.execute_one(runtime, output, now)?);
+        }
+        if runtime.settled_since_snapshot >= SNAPSHOT_EVERY {
+            runtime.settled_since_snapshot = 0;
+            block_in_place(|| self.store.replace_journal(&runtime.id(), &runtime.machine.snapshot()))?;
+        }
+        Ok(answers)
+    }
+
+    fn execute_one(
+        &mut self,
+        runtime: &mut SessionRuntime,
+        output: Output,
+        now: Time,
+    ) -> Result<Option<Input>, StoreError> {
+        let session = runtime.id();
+        match output {
+            Output::Persist(entry) => self.persist(runtime, &entry)?,
+            Output::Send { to, message } => self.network.send(to, message.to_bytes()),
+            Output::Broadcast(message) => self.network.broadcast(session, message.to_bytes()),
+            Output::Compute { job, task } => {
+                let Some(compute) = &mut runtime.compute else {
+                    return Ok(None);
+                };
+                if let Err(failure) = compute.submit(job, task) {
+                    return Ok(Some(Input::Computed {
+                        job,
+                        result: Err(failure),
+                    }));
+                }
+            }
+            Output::Cancel(job) => runtime.compute.iter().for_each(|compute| compute.cancel(job)),
+            Output::Fetch {
+                job,
+                blob,
+                bytes,
+                from,
+                within_ms,
+            } => {
+                return Ok(self.fetch(session, job, blob, bytes, from, within_ms));
+            }
+            Output::Members(members) => {
+                runtime.members.clone_from(&members);
+                self.network.set_members(session, members);
+            }
+            Output::Ban(peer) => self.network.ban(peer, BAN),
+            Output::Retire { keep_from, keep } => self.retire(session, keep_from, &keep)?,
+            Output::Event(event) => {
+                let meter = *self.meter.borrow();
+                if let Some(row) = runtime.on_event(now, meter, &event) {
+                    self.put_row(session, &row)?;
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn persist(&self, runtime: &mut SessionRuntime, entry: &JournalEntry) -> Result<(), StoreError> {
+        block_in_place(|| self.store.append(&runtime.id(), entry))?;
+        match entry {
+            JournalEntry::Settled(_) => runtime.settled_since_snapshot += 1,
+            JournalEntry::Left => {
+                runtime.record.standing = Standing::Left;
+                block_in_place(|| self.store.put_session(&runtime.record))?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn fetch(
+        &mut self,
+        session: SessionId,
+        job: JobId,
+        blob: BlobId,
+        bytes: u64,
+        from: Vec<PeerId>,
+        within_ms: u64,
+    ) -> Option<Input> {
+        if self.blobs.has(&blob) {
+            return Some(Input::Fetched { job, result: Ok(()) });
+        }
+        self.next_fetch += 1;
+        let id = FetchId(self.next_fetch);
+        match self
+            .network
+            .fetch(id, blob, bytes, from, Duration::from_millis(within_ms))
+        {
+            Ok(()) => {
+                self.fetches.insert(id, (session, job, bytes));
+                None
+            }
+            Err(full) => {
+                tracing::warn!(%blob, "{full}");
+                Some(Input::Fetched {
+                    job,
+                    result: Err(FetchFailure::Unavailable),
+                })
+            }
+        }
+    }
+
+    /// What a fetch that the network has ended was for.
+    pub fn fetched(&mut self, id: FetchId) -> Option<(SessionId, JobId, u64)> {
+        self.fetches.remove(&id)
+    }
+
+    /// Notes that the session's current round needs a blob that is in the store now.
+    pub fn link(&self, runtime: &SessionRuntime, blob: BlobId, bytes: u64) -> Result<(), StoreError> {
+        let link = BlobLink {
+            round: runtime.machine.round(),
+            blob,
+            bytes,
+        };
+        block_in_place(|| self.store.link_blob(&runtime.id(), &link))
+    }
+
+    /// Links the blob that a worker's result names.
+    pub fn link_result(&self, runtime: &SessionRuntime, result: &TaskResult) -> Result<(), StoreError> {
+        match result {
+            TaskResult::Initialised { state, bytes } | TaskResult::Aggregated { state, bytes, .. } => {
+                self.link(runtime, *state, *bytes)
+            }
+            TaskResult::Trained { payload, bytes, .. } => self.link(runtime, *payload, *bytes),
+            TaskResult::Evaluated { .. } => Ok(()),
+        }
+    }
+
+    fn retire(&self, session: SessionId, keep_from: Round, keep: &[BlobId]) -> Result<(), StoreError> {
+        let keep_from = keep_from.saturating_sub(self.extra_rounds);
+        block_in_place(|| {
+            for blob in self.store.retire(&session, keep_from, keep)? {
+                self.blobs.remove(&blob)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn put_row(&self, session: SessionId, row: &RoundRow) -> Result<(), StoreError> {
+        let bytes = serde_json::to_vec(row).expect("rows are plain data");
+        block_in_place(|| self.store.put_round(&session, row.round, &bytes))
+    }
+}
+
+/// The network's answer in the machine's words.
+pub fn fetch_result(outcome: &Result<FetchedFrom, network::FetchFailure>) -> Result<(), FetchFailure> {
+    use network::FetchFailure as Failed;
+    match outcome {
+        Ok(_) => Ok(()),
+        Err(Failed::WrongDigest { peer }) => Err(FetchFailure::WrongDigest(*peer)),
+        Err(Failed::WrongLength { peer, .. }) => Err(FetchFailure::Oversize(*peer)),
+        Err(Failed::Disk(reason)) => Err(FetchFailure::Environment(reason.clone())),
+        Err(
+            Failed::TooLarge { .. }
+            | Failed::NotFound
+            | Failed::Denied { .. }
+            | Failed::NoHolder
+            | Failed::Unreachable { .. }
+            | Failed::TimedOut { .. },
+        ) => Err(FetchFailure::Unavailable),
+    }
+}

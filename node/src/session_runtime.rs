@@ -1,0 +1,61 @@
+//! One session on this node while the node runs: its machine with what is around it, its log and its rows.
+//! It talks to nobody; `effects` carries what the machine wants.
+
+use synod_config::SessionConfig;
+use synod_protocol::contract::Time;
+use synod_protocol::event::Event;
+use synod_protocol::identity::{PeerId, SessionId};
+use synod_protocol::machine::{Machine, SessionInfo};
+use synod_storage::store::SessionRecord;
+
+use crate::compute::Compute;
+use crate::events_log::EventsLog;
+use crate::rounds::{Meter, RoundBook, RoundRow};
+use crate::telemetry;
+
+/// See the module.
+pub struct SessionRuntime {
+    /// What the store keeps of it.
+    pub record: SessionRecord,
+    /// Its configuration.
+    pub config: SessionConfig,
+    /// What decides.
+    pub machine: Machine,
+    /// What computes; none once the session has stopped.
+    pub compute: Option<Compute>,
+    /// Members as the machine last named them.
+    pub members: Vec<PeerId>,
+    /// Its rows of rounds.
+    pub book: RoundBook,
+    /// Its event log.
+    pub log: EventsLog,
+    /// Why this node does nothing in the session any more, if so.
+    pub stopped: Option<String>,
+    /// Settlements since the journal was last rewritten.
+    pub settled_since_snapshot: u32,
+}
+
+impl SessionRuntime {
+    /// The session.
+    pub fn id(&self) -> SessionId {
+        self.record.id
+    }
+
+    /// Takes an event of the machine to log, event log and rows; the answer is a row to store, if one has changed.
+    pub fn on_event(&mut self, now: Time, meter: Meter, event: &Event) -> Option<RoundRow> {
+        telemetry::log_event(&self.record.id, &self.record.name, event);
+        self.log.write(now, event);
+        self.book.on_event(now, meter, event)
+    }
+}
+
+/// What a machine has to know of a session.
+pub fn session_info(record: &SessionRecord, config: &SessionConfig) -> SessionInfo {
+    SessionInfo {
+        session: record.id,
+        name: record.name.clone(),
+        creator: config.creator,
+        terms: config.protocol.clone(),
+        config: record.config.clone().into(),
+    }
+}

@@ -1,0 +1,31 @@
+//! How a running node is asked to stop: SIGINT, SIGTERM or `node stop`, in order and within a bound.
+//! A second signal ends the process at once; the journal makes that safe.
+
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// An orderly stop takes no longer than this.
+pub const BOUND: Duration = Duration::from_secs(10);
+
+/// Cancels `token` at the first signal; ends the process at the second, or when the bound is over.
+pub fn watch_signals(token: CancellationToken) -> std::io::Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => tracing::info!("stopping (Ctrl-C again stops at once)"),
+            _ = terminate.recv() => tracing::info!("stopping, as SIGTERM asked"),
+            () = token.cancelled() => {}
+        }
+        token.cancel();
+        tokio::select! {
+            _ = interrupt.recv() => tracing::warn!("stopped at once; the journal is intact"),
+            _ = terminate.recv() => tracing::warn!("stopped at once; the journal is intact"),
+            () = tokio::time::sleep(BOUND) => tracing::warn!("not stopped after {} s, ended; the journal is intact", BOUND.as_secs()),
+        }
+        std::process::exit(2);
+    });
+    Ok(())
+}
