@@ -46,13 +46,18 @@ const IMPURE: &[&str] = &[
 ];
 
 /// Functions whose last bit depends on the platform.
-const INEXACT: &[&str] = &[".exp()", ".exp2()", ".ln()", ".log2()", ".log10()", ".powf(", ".sin()", ".cos()", ".tanh()"];
+const INEXACT: &[&str] = &[
+    ".exp()", ".exp2()", ".ln()", ".log2()", ".log10()", ".powf(", ".sin()", ".cos()", ".tanh()",
+];
 
 /// The traits of the workspace; another one needs a decision record.
 const TRAITS: &[&str] = &["Trainer", "Aggregator", "Encoder", "Store", "Content"];
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests crate lies in the workspace").to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the tests crate lies in the workspace")
+        .to_owned()
 }
 
 /// All Rust sources of a folder of the workspace, as (path from the root, text).
@@ -65,7 +70,11 @@ fn sources(folder: &str) -> Vec<(String, String)> {
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let name = path.strip_prefix(root()).expect("below the root").to_string_lossy().into_owned();
+                let name = path
+                    .strip_prefix(root())
+                    .expect("below the root")
+                    .to_string_lossy()
+                    .into_owned();
                 found.push((name, fs::read_to_string(&path).expect("sources are UTF-8")));
             }
         }
@@ -76,12 +85,19 @@ fn sources(folder: &str) -> Vec<(String, String)> {
 }
 
 fn all_sources() -> Vec<(String, String)> {
-    LEVELS.iter().filter(|(name, _)| *name != "tests").flat_map(|(name, _)| sources(&format!("{name}/src"))).collect()
+    LEVELS
+        .iter()
+        .filter(|(name, _)| *name != "tests")
+        .flat_map(|(name, _)| sources(&format!("{name}/src")))
+        .collect()
 }
 
 /// The lines of code with their numbers: comments are left out.
 fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    text.lines().enumerate().map(|(at, line)| (at + 1, line)).filter(|(_, line)| !line.trim_start().starts_with("//"))
+    text.lines()
+        .enumerate()
+        .map(|(at, line)| (at + 1, line))
+        .filter(|(_, line)| !line.trim_start().starts_with("//"))
 }
 
 /// The code before the first test module.
@@ -100,7 +116,9 @@ fn a_crate_imports_only_from_lower_levels() {
     for (name, level) in LEVELS {
         let manifest = fs::read_to_string(root().join(name).join("Cargo.toml")).expect("each crate has a manifest");
         let manifest: toml::Table = manifest.parse().expect("manifests are TOML");
-        let Some(dependencies) = manifest.get("dependencies").and_then(|table| table.as_table()) else { continue };
+        let Some(dependencies) = manifest.get("dependencies").and_then(|table| table.as_table()) else {
+            continue;
+        };
         for dependency in dependencies.keys().filter_map(|key| key.strip_prefix("synod-")) {
             if levels[dependency] >= *level {
                 offences.push(format!("{name} imports {dependency}"));
@@ -118,7 +136,10 @@ fn each_heavy_package_has_one_door() {
             let inside = doors.iter().any(|door| path.starts_with(door));
             let named = code(&text).find(|(_, line)| line.contains(package));
             if let (false, Some((at, _))) = (inside, named) {
-                offences.push(format!("{path}:{at} names {package}, whose door is {}", doors.join(" or ")));
+                offences.push(format!(
+                    "{path}:{at} names {package}, whose door is {}",
+                    doors.join(" or ")
+                ));
             }
         }
     }
@@ -141,28 +162,49 @@ fn what_peers_agree_on_has_no_clock_no_disk_no_chance_and_no_inexact_function() 
 #[test]
 fn the_simulator_builds_without_engine_disk_or_network() {
     let output = std::process::Command::new(env!("CARGO"))
-        .args(["tree", "--offline", "--package", "synod-testnet", "--edges", "normal", "--prefix", "none"])
+        .args([
+            "tree",
+            "--offline",
+            "--package",
+            "synod-testnet",
+            "--edges",
+            "normal",
+            "--prefix",
+            "none",
+        ])
         .current_dir(root())
         .output()
         .expect("cargo runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let tree = String::from_utf8_lossy(&output.stdout).into_owned();
     let heavy = ["burn ", "rocksdb ", "libp2p ", "tokio ", "quinn "];
-    let offences: Vec<String> =
-        tree.lines().filter(|line| heavy.iter().any(|name| line.starts_with(name))).map(str::to_owned).collect();
+    let offences: Vec<String> = tree
+        .lines()
+        .filter(|line| heavy.iter().any(|name| line.starts_with(name)))
+        .map(str::to_owned)
+        .collect();
     assert_none("the simulator is light", &offences);
 }
 
 #[test]
 fn every_file_says_what_it_is() {
-    let headless = all_sources().into_iter().filter(|(_, text)| !text.starts_with("//!")).map(|(path, _)| path);
+    let headless = all_sources()
+        .into_iter()
+        .filter(|(_, text)| !text.starts_with("//!"))
+        .map(|(path, _)| path);
     assert_none("files without a module header", &headless.collect::<Vec<_>>());
 }
 
 #[test]
 fn no_file_grows_past_its_reader() {
-    let long = all_sources().into_iter().map(|(path, text)| (path, text.lines().count())).filter(|(_, lines)| *lines > 900);
-    assert_none("files over 900 lines", &long.map(|(path, lines)| format!("{path}: {lines}")).collect::<Vec<_>>());
+    let long = all_sources()
+        .into_iter()
+        .map(|(path, text)| (path, text.lines().count()))
+        .filter(|(_, lines)| *lines > 900);
+    assert_none(
+        "files over 900 lines",
+        &long.map(|(path, lines)| format!("{path}: {lines}")).collect::<Vec<_>>(),
+    );
 }
 
 #[test]
@@ -170,7 +212,14 @@ fn nothing_is_unbounded_or_shared_behind_a_lock() {
     let mut offences = Vec::new();
     for (path, text) in all_sources() {
         for (at, line) in code(shipped(&text)) {
-            for word in ["unbounded_channel", "mpsc::channel()", "Arc<Mutex", "Arc<RwLock", "todo!(", "unimplemented!("] {
+            for word in [
+                "unbounded_channel",
+                "mpsc::channel()",
+                "Arc<Mutex",
+                "Arc<RwLock",
+                "todo!(",
+                "unimplemented!(",
+            ] {
                 if line.contains(word) {
                     offences.push(format!("{path}:{at} has {word}"));
                 }
