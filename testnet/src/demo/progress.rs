@@ -79,7 +79,12 @@ impl Screen {
 
     fn new_rounds(&mut self, statuses: &[(String, SessionStatus)], elapsed: Duration) -> String {
         let settled = statuses.iter().map(|(_, status)| status.settled()).min().unwrap_or(0);
-        if settled <= self.rounds_told {
+        // The loss after a round is measured a moment later; whoever has gone on meanwhile has measured it.
+        let measured = |status: &SessionStatus| {
+            let row = status.last_round.as_ref();
+            row.is_some_and(|row| row.round > settled || row.heldout_after.is_some())
+        };
+        if settled <= self.rounds_told || !statuses.iter().all(|(_, status)| measured(status)) {
             return String::new();
         }
         self.rounds_told = settled;

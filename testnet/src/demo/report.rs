@@ -79,25 +79,20 @@ impl Findings {
         self.digests_equal() && self.joint_union.loss < self.best_alone()
     }
 
-    /// Means over the institutions' held-out texts: before the first round, then after each.
+    /// Means over the institutions' held-out texts: of the founded state (round 0), then after each round.
     pub fn joint_per_round(&self) -> Vec<f64> {
-        let rounds = self.joint.iter().map(Vec::len).min().unwrap_or(0);
-        let mean = |pick: &dyn Fn(&[RoundRow]) -> Option<f32>| {
-            let losses: Vec<f64> = self.joint.iter().filter_map(|rows| pick(rows)).map(f64::from).collect();
-            losses.iter().sum::<f64>() / losses.len() as f64
+        let rows = self.joint.iter().map(Vec::len).min().unwrap_or(0);
+        let mean = |row: usize| {
+            let losses = self.joint.iter().filter_map(|rows| rows[row].heldout_after);
+            losses.map(f64::from).sum::<f64>() / self.joint.len() as f64
         };
-        let first = mean(&|rows| rows.first()?.own.as_ref()?.heldout_before);
-        let after = (0..rounds).map(|round| mean(&|rows| rows[round].heldout_after));
-        std::iter::once(first).chain(after).collect()
+        (0..rows).map(mean).collect()
     }
 
     /// The figure: the joint model over its local steps, and where each alone ended.
     pub fn figure(&self) -> Figure {
-        let steps = self
-            .joint
-            .first()
-            .and_then(|rows| rows.first()?.own.as_ref())
-            .map_or(1, |own| own.steps);
+        let mut own = self.joint.iter().flatten().filter_map(|row| row.own.as_ref());
+        let steps = own.next().map_or(1, |own| own.steps);
         let losses = self.joint_per_round().into_iter().enumerate();
         let names = self.institutions.iter().map(|one| format!("{} alone", one.name));
         Figure {
@@ -120,7 +115,9 @@ impl Findings {
         let rounds = self.joint.iter().map(Vec::len).max().unwrap_or(0);
         for round in 0..rounds {
             for (institution, node) in self.institutions.iter().zip(&self.joint) {
-                let Some(row) = node.get(round) else { continue };
+                let Some(row) = node.get(round).filter(|row| row.round > 0) else {
+                    continue;
+                };
                 let own = row.own.as_ref();
                 let Bytes { received, sent } = total_bytes(std::slice::from_ref(row));
                 rows.push([
@@ -263,7 +260,8 @@ mod tests {
         let own = json!({ "train_loss": 3.0, "heldout_before": 5.0, "tokens": 100, "tokens_per_s": 10.0, "steps": 30 });
         let bytes = json!({ "received": 1000, "sent": 500 });
         serde_json::from_value(json!({
-            "round": round, "wall_ms": 1500, "state": state, "term": 0, "participants": [], "own": own,
+            "round": round, "wall_ms": 1500, "state": state, "term": 0, "participants": [],
+            "own": if round == 0 { Value::Null } else { own },
             "heldout_after": after, "control_bytes": bytes, "bulk_bytes": bytes,
         }))
         .unwrap()
@@ -288,8 +286,8 @@ mod tests {
             institutions: vec![institution("a"), institution("b")],
             session: "s".to_owned(),
             joint: vec![
-                vec![row(1, "x", 4.0), row(2, "y", 3.0)],
-                vec![row(1, "x", 5.0), row(2, second_state, 2.0)],
+                vec![row(0, "w", 5.0), row(1, "x", 4.0), row(2, "y", 3.0)],
+                vec![row(0, "w", 5.0), row(1, "x", 5.0), row(2, second_state, 2.0)],
             ],
             alone: vec![vec![row(1, "p", 4.0)], vec![row(1, "q", 4.0)]],
             joint_union: evaluation(joint_loss),
@@ -315,7 +313,7 @@ mod tests {
         assert_eq!(json["passed"], true);
         assert_eq!(json["losses"]["joint_per_round"], json!([5.0, 4.5, 2.5]));
         assert_eq!(json["union"]["alone"]["b"], 2.8);
-        assert_eq!(json["bytes"]["a"], json!({ "received": 4000, "sent": 2000 }));
+        assert_eq!(json["bytes"]["a"], json!({ "received": 6000, "sent": 3000 }));
         assert_eq!(json["tokens"]["joint"], 400);
         assert_eq!(json["state"], "y");
     }
