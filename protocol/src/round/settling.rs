@@ -277,6 +277,9 @@ impl Machine {
             }
             // The same body in a later term needs no second examination.
             Some(locked) if locked.body == id => self.vote(message, term, id),
+            // Voting against an own vote of the very term that the proposal builds on: its coordinator proposed twice, and
+            // what this member voted for may be what settled.
+            Some(locked) if locked_term_of(proposal) == Some(locked.term) => {}
             _ => self.begin_check(message, term, id),
         }
     }
@@ -535,6 +538,15 @@ impl Machine {
             }
         }
     }
+}
+
+/// The highest term that the promises behind a proposal name a vote of.
+fn locked_term_of(proposal: &Proposal) -> Option<Term> {
+    let locked = |signed: &Signed<Message>| match signed.verify().ok()?.value() {
+        Message::TermChange(change) => change.locked.map(|(term, _)| term),
+        _ => None,
+    };
+    proposal.justification.iter().filter_map(locked).max()
 }
 
 fn body_after(last: &Settlement, machine: &Machine) -> (BodyId, u64) {

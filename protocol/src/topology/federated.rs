@@ -2,7 +2,7 @@
 //! A change of term needs a majority of promises not to vote in earlier terms, each with the sender's last vote: phase one
 //! of Paxos (Lamport 1998); so a round that may have settled under a lost coordinator settles the same under the next.
 
-use std::cmp::Ordering;
+use std::cmp::{Ordering, Reverse};
 use std::collections::BTreeMap;
 
 use crate::contract::Time;
@@ -403,10 +403,7 @@ impl Machine {
         if promises.len() < self.roster().majority() {
             return;
         }
-        let highest = promises
-            .iter()
-            .filter_map(|(change, _)| change.locked)
-            .max_by_key(|(term, _)| *term);
+        let highest = strongest_lock(promises.iter().filter_map(|(change, _)| change.locked));
         let justification: Vec<_> = promises.iter().map(|(_, signed)| signed.clone()).collect();
         let repeated = match highest {
             None => None,
@@ -477,7 +474,31 @@ impl Machine {
             }
             promised.insert(signed.signer(), change.locked);
         }
-        let locked = promised.values().flatten().max_by_key(|(term, _)| *term);
-        promised.len() >= self.roster().majority() && locked.is_none_or(|(_, body)| body == id)
+        let locked = strongest_lock(promised.values().flatten().copied());
+        promised.len() >= self.roster().majority() && locked.is_none_or(|(_, body)| body == *id)
+    }
+}
+
+/// The lock that a new coordinator must repeat: of the highest term; there, should a coordinator have proposed twice,
+/// the body that more members voted for (then the smaller id, so that everyone picks the same).
+pub(crate) fn strongest_lock(locks: impl Iterator<Item = (Term, BodyId)>) -> Option<(Term, BodyId)> {
+    let mut votes: BTreeMap<(Term, BodyId), usize> = BTreeMap::new();
+    locks.for_each(|lock| *votes.entry(lock).or_default() += 1);
+    let strength = |((term, body), count): &((Term, BodyId), usize)| (*term, *count, Reverse(*body));
+    votes.into_iter().max_by_key(strength).map(|(lock, _)| lock)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_highest_term_counts_then_the_number_of_votes() {
+        let (a, b) = (BodyId([1; 32]), BodyId([2; 32]));
+        let strongest = |locks: &[(Term, BodyId)]| strongest_lock(locks.iter().copied());
+        assert_eq!(strongest(&[]), None);
+        assert_eq!(strongest(&[(0, a), (0, a), (1, b)]), Some((1, b)));
+        assert_eq!(strongest(&[(1, b), (1, a), (1, a)]), Some((1, a)));
+        assert_eq!(strongest(&[(1, b), (1, a)]), Some((1, a)));
     }
 }
