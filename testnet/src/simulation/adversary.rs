@@ -191,11 +191,17 @@ impl Adversary {
                 bent.outputs.push(same_way(output, self.sign(&Message::Update(stale))));
             }
             (Misdeed::Misstate, Message::Update(claim)) => {
-                let longer = UpdateClaim { bytes: claim.bytes + 1, ..claim.clone() };
+                let longer = UpdateClaim {
+                    bytes: claim.bytes + 1,
+                    ..claim.clone()
+                };
                 bent.outputs.push(same_way(output, self.sign(&Message::Update(longer))));
             }
             (Misdeed::Copy, Message::Update(claim)) => {
-                let copied = UpdateClaim { payload: claim.base, ..claim.clone() };
+                let copied = UpdateClaim {
+                    payload: claim.base,
+                    ..claim.clone()
+                };
                 bent.outputs.push(same_way(output, self.sign(&Message::Update(copied))));
             }
             (Misdeed::DoubleVote, Message::Vote(vote)) => {

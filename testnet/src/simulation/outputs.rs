@@ -211,7 +211,12 @@ impl World<'_> {
             }
             self.at(
                 arrival,
-                Happening::Deliver { to, from, message: verified.clone(), gossip: !charged },
+                Happening::Deliver {
+                    to,
+                    from,
+                    message: verified.clone(),
+                    gossip: !charged,
+                },
             );
         }
     }

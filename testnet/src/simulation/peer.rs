@@ -71,8 +71,10 @@ pub struct Peer {
     pub adversary: Option<Adversary>,
     /// It crashes after so many more outputs, and is down for so long.
     pub torn: Option<(u64, Option<u64>)>,
-    /// It was taken out of the session, or is down for good.
+    /// It was taken out of the session, or is down for good: nothing is expected of it.
     pub gone: bool,
+    /// It is down for good.
+    pub dead: bool,
     /// Why it was turned away.
     pub refused: Option<String>,
     /// The round that its blobs are needed for.
@@ -101,6 +103,7 @@ impl Peer {
             adversary,
             torn: None,
             gone: false,
+            dead: false,
             refused: None,
             round: 0,
             proposal: None,

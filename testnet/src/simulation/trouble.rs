@@ -85,7 +85,7 @@ impl World<'_> {
                 self.quiet_ms = self.quiet_ms.max(back_ms);
                 self.at(back_ms, Happening::Start { peer });
             }
-            None => self.peers[peer].gone = true,
+            None => (self.peers[peer].gone, self.peers[peer].dead) = (true, true),
         }
     }
 

@@ -257,7 +257,12 @@ impl<'a> World<'a> {
 
     fn happen(&mut self, what: Happening) {
         match what {
-            Happening::Deliver { to, from, message, gossip } => self.deliver(to, from, message, gossip),
+            Happening::Deliver {
+                to,
+                from,
+                message,
+                gossip,
+            } => self.deliver(to, from, message, gossip),
             Happening::Forged { to, from } => {
                 if self.peers[to].is_up() && !self.peers[to].banned.contains(&from) {
                     self.log.delivered(self.now_ms, to, 1, &(from as u64).to_le_bytes());
@@ -359,7 +364,7 @@ impl<'a> World<'a> {
 
     // ---- joining ----------------------------------------------------------------------------------------------------
     pub(super) fn start(&mut self, peer: usize) {
-        if self.peers[peer].is_up() || self.peers[peer].gone {
+        if self.peers[peer].is_up() || self.peers[peer].dead {
             return;
         }
         self.peers[peer].start(&self.info, self.now_ms);
