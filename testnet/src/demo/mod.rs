@@ -243,7 +243,6 @@ fn train_together(cluster: &mut Cluster, institutions: &[Institution], file: &st
     say("Training together");
     let sessions = vec![session.clone(); institutions.len()];
     let seconds = progress::watch(cluster, &sessions)?;
-    progress::await_last_losses(cluster, &sessions)?;
     Ok((session, seconds))
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::DemoError;
 use super::report::table;
-use crate::processes::{Cluster, ProcessError, SessionStatus};
+use crate::processes::{Cluster, ProcessError, RoundRow, SessionStatus};
 
 /// How often the nodes are asked.
 const POLL: Duration = Duration::from_millis(700);
@@ -19,18 +19,15 @@ pub fn watch(cluster: &mut Cluster, sessions: &[String]) -> Result<f64, DemoErro
     let mut screen = Screen::new();
     loop {
         cluster.check_alive("training")?;
-        let mut statuses = Vec::new();
-        for (node, session) in cluster.nodes().iter().zip(sessions) {
-            let status = node.session(session)?;
-            if let Some(reason) = status.stopped {
-                let (node, log) = (node.name().to_owned(), node.log().to_owned());
-                return Err(DemoError::Stopped { node, reason, log });
-            }
-            statuses.push((node.name().to_owned(), status));
-        }
-        screen.show(&statuses, begun.elapsed());
-        if statuses.iter().all(|(_, status)| status.is_finished()) {
-            return Ok(begun.elapsed().as_secs_f64());
+        let is_over = statuses(cluster, sessions)?
+            .iter()
+            .all(|(_, status)| status.is_finished());
+        screen.show(cluster, sessions, begun.elapsed())?;
+        if is_over {
+            let seconds = begun.elapsed().as_secs_f64();
+            await_last_losses(cluster, sessions)?;
+            screen.show(cluster, sessions, begun.elapsed())?;
+            return Ok(seconds);
         }
         if begun.elapsed() > LIMIT {
             // What each node says, and the ends of the logs.
@@ -56,13 +53,14 @@ impl Screen {
         }
     }
 
-    fn show(&mut self, statuses: &[(String, SessionStatus)], elapsed: Duration) {
+    fn show(&mut self, cluster: &Cluster, sessions: &[String], elapsed: Duration) -> Result<(), DemoError> {
         let text = match self.redraws {
-            true => self.redrawn(statuses, elapsed),
-            false => self.new_rounds(statuses, elapsed),
+            true => self.redrawn(&statuses(cluster, sessions)?, elapsed),
+            false => self.new_rounds(cluster, sessions, elapsed)?,
         };
         // Nobody may be looking.
         _ = std::io::stderr().write_all(text.as_bytes());
+        Ok(())
     }
 
     fn redrawn(&mut self, statuses: &[(String, SessionStatus)], elapsed: Duration) -> String {
@@ -77,28 +75,42 @@ impl Screen {
         text
     }
 
-    fn new_rounds(&mut self, statuses: &[(String, SessionStatus)], elapsed: Duration) -> String {
-        let settled = statuses.iter().map(|(_, status)| status.settled()).min().unwrap_or(0);
-        // The loss after a round is measured a moment later; whoever has gone on meanwhile has measured it.
-        let measured = |status: &SessionStatus| {
-            let row = status.last_round.as_ref();
-            row.is_some_and(|row| row.round > settled || row.heldout_after.is_some())
-        };
-        if settled <= self.rounds_told || !statuses.iter().all(|(_, status)| measured(status)) {
-            return String::new();
+    /// A line for each round that all nodes have settled and measured since we last looked.
+    fn new_rounds(&mut self, cluster: &Cluster, sessions: &[String], elapsed: Duration) -> Result<String, DemoError> {
+        let mut text = String::new();
+        let mut logs = Vec::new();
+        for (node, session) in cluster.nodes().iter().zip(sessions) {
+            logs.push((node.name(), node.rounds(session)?));
         }
-        self.rounds_told = settled;
-        let rounds = statuses.first().map_or(0, |(_, status)| status.rounds);
-        let losses: Vec<String> = statuses
-            .iter()
-            .map(|(name, status)| format!("{name} {}", loss(heldout(status))))
-            .collect();
-        format!(
-            "  round {settled}/{rounds} settled after {:.0} s; held-out {}\n",
-            elapsed.as_secs_f64(),
-            losses.join(", ")
-        )
+        loop {
+            let round = self.rounds_told + 1;
+            let after = |rows: &[RoundRow]| rows.iter().find(|row| row.round == round)?.heldout_after;
+            let losses: Option<Vec<_>> = logs
+                .iter()
+                .map(|(name, rows)| Some(format!("{name} {:.3}", after(rows)?)))
+                .collect();
+            let Some(losses) = losses else { return Ok(text) };
+            let seconds = elapsed.as_secs_f64();
+            text += &format!(
+                "  {seconds:>4.0} s  round {round:<2} settled; held-out {}\n",
+                losses.join(", ")
+            );
+            self.rounds_told = round;
+        }
     }
+}
+
+fn statuses(cluster: &Cluster, sessions: &[String]) -> Result<Vec<(String, SessionStatus)>, DemoError> {
+    let mut statuses = Vec::new();
+    for (node, session) in cluster.nodes().iter().zip(sessions) {
+        let status = node.session(session)?;
+        if let Some(reason) = status.stopped {
+            let (node, log) = (node.name().to_owned(), node.log().to_owned());
+            return Err(DemoError::Stopped { node, reason, log });
+        }
+        statuses.push((node.name().to_owned(), status));
+    }
+    Ok(statuses)
 }
 
 fn progress_table(statuses: &[(String, SessionStatus)]) -> String {
@@ -138,7 +150,7 @@ fn loss(value: Option<f32>) -> String {
 }
 
 /// Waits until the loss after the last round is measured at every node: it comes a moment after the settlement.
-pub fn await_last_losses(cluster: &mut Cluster, sessions: &[String]) -> Result<(), ProcessError> {
+fn await_last_losses(cluster: &mut Cluster, sessions: &[String]) -> Result<(), ProcessError> {
     cluster.wait_until(
         "the last round's held-out losses are measured",
         Duration::from_secs(120),
