@@ -15,7 +15,7 @@ fn folder() -> PathBuf {
 }
 
 fn scenario(name: &str, overrides: Overrides) -> Scenario {
-    Scenario::load(&folder().join(format!("{name}.toml")), overrides).unwrap()
+    Scenario::load(&folder().join(format!("{name}.toml")), overrides).expect("the scenarios in the tree are valid")
 }
 
 fn seed(seed: u64) -> Overrides {
