@@ -16,7 +16,7 @@ SEED ?= 1
 PEERS ?=
 ROUNDS ?=
 
-.PHONY: help deps build demo test test-architecture lint clippy simulate check-cuda clean-demo
+.PHONY: help deps build demo test test-architecture lint format-check clippy simulate check-cuda clean-demo
 
 ## help: list the targets
 help:
@@ -46,12 +46,15 @@ test: build
 		$(CLANG) $(CARGO) test --release --workspace; \
 	fi
 
-## test-architecture: check who imports what, the doors of heavy packages, and what must be absent; compiles little
+## test-architecture: check who imports what, the doors of heavy packages, and what must be absent
 test-architecture:
-	$(CARGO) test --release -p synod-tests --test architecture
+	$(CLANG) $(CARGO) test --release --workspace --test architecture
 
 ## lint: check formatting, and clippy without a warning
-lint: deps clippy
+lint: deps format-check clippy
+
+## format-check: check formatting
+format-check:
 	$(CARGO) fmt --all --check
 
 ## clippy: clippy without a warning
