@@ -113,7 +113,7 @@ pub enum Verification {
     /// Costs each member the download of all updates.
     #[default]
     Recompute,
-    /// Check the updates' signatures and vote; fetch the new state and check its digest. Trusts the coordinator's arithmetic.
+    /// Check the updates' signatures, fetch the new state, check its digest, and vote. Trusts the coordinator's arithmetic.
     Digest,
 }
 

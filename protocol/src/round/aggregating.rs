@@ -1,10 +1,10 @@
 //! Phase three: the coordinator combines the updates; in sessions that recompute, every voter does the same
 //! from the same updates and compares digests. How they are combined is the worker's business.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use crate::event::Event;
-use crate::identity::{BlobId, BodyId};
+use crate::identity::{BlobId, BodyId, PeerId};
 use crate::machine::{Job, Machine};
 use crate::message::{Message, Proposal, Term};
 use crate::reject::{Evidence, Reject};
@@ -19,8 +19,8 @@ pub(crate) struct Check {
     pub term: Term,
     pub id: BodyId,
     pub message: Verified<Message>,
-    /// Payloads that are not here yet.
-    missing: BTreeSet<BlobId>,
+    /// Blobs that are not here yet: their lengths, and who should have them.
+    missing: BTreeMap<BlobId, (u64, PeerId)>,
     /// A fetch or computation failed; it is tried again with the next heartbeat.
     stalled: bool,
 }
@@ -85,19 +85,21 @@ impl Machine {
         if self.work.check.as_ref().is_some_and(|check| check.term == term) {
             return;
         }
-        let founding = proposal.body.round == 0;
-        if founding || self.info.terms.verification == Verification::Digest {
-            self.work.check = Some(Check {
-                term,
-                id,
-                message: message.clone(),
-                missing: BTreeSet::new(),
-                stalled: false,
-            });
-            return self.resume_checking();
-        }
-        self.drop_jobs(|job| matches!(job, Job::Train | Job::Check | Job::CheckPayload(_)));
-        let missing = proposal.body.used.iter().map(|used| used.update.payload).collect();
+        let body = &proposal.body;
+        // Founding needs nothing: each member has made the initial state itself. A digest needs the state, so that a
+        // majority holds what a majority voted for; recomputing needs the updates.
+        let missing = match (body.round, self.info.terms.verification) {
+            (0, _) => BTreeMap::new(),
+            (_, Verification::Digest) => BTreeMap::from([(body.state, (body.state_bytes, body.proposer))]),
+            (_, Verification::Recompute) => {
+                self.drop_jobs(|job| matches!(job, Job::Train | Job::Check));
+                let updates = body.used.iter().map(|used| &used.update);
+                updates
+                    .map(|update| (update.payload, (update.bytes, update.peer)))
+                    .collect()
+            }
+        };
+        self.drop_jobs(|job| matches!(job, Job::CheckPayload(_)));
         self.work.check = Some(Check {
             term,
             id,
@@ -105,24 +107,36 @@ impl Machine {
             missing,
             stalled: false,
         });
-        self.fetch_for_check();
+        self.go_on_checking();
+    }
+
+    /// Brings in what is missing; with all of it here, comes to a judgement.
+    fn go_on_checking(&mut self) {
+        let Some(check) = &self.work.check else { return };
+        let body = &check.proposal().body;
+        if !check.missing.is_empty() {
+            return self.fetch_for_check();
+        }
+        match (body.round, self.info.terms.verification) {
+            (0, _) => self.compare_initial_states(),
+            (_, Verification::Recompute) => self.recompute(),
+            (_, Verification::Digest) => {
+                let (state, term, id, message) = (body.state, check.term, check.id, check.message.clone());
+                self.work.check = None;
+                self.succession.computed = Some(state);
+                self.vote(&message, term, id);
+            }
+        }
     }
 
     fn fetch_for_check(&mut self) {
         let Some(check) = &self.work.check else { return };
-        let proposal = check.proposal();
         let proposer = check.message.signer();
-        let wanted: Vec<_> = proposal
-            .body
-            .used
-            .iter()
-            .map(|used| used.update.clone())
-            .filter(|update| check.missing.contains(&update.payload))
-            .collect();
-        for update in wanted {
-            let job = Job::CheckPayload(update.payload);
+        let wanted = check.missing.clone();
+        for (blob, (bytes, holder)) in wanted {
+            let job = Job::CheckPayload(blob);
             if !self.has_job(&job) {
-                self.fetch(job, update.payload, update.bytes, vec![update.peer, proposer]);
+                self.fetch(job, blob, bytes, vec![holder, proposer]);
             }
         }
     }
@@ -135,7 +149,7 @@ impl Machine {
         }
         check.missing.remove(&blob);
         if check.missing.is_empty() {
-            self.recompute();
+            self.go_on_checking();
         }
     }
 
@@ -188,28 +202,27 @@ impl Machine {
         }
     }
 
-    /// Goes on with a check that waited: for the initial state, or for a retry.
+    /// Goes on with a check that waited: for the initial state, for the base, or for another try.
     pub(crate) fn resume_checking(&mut self) {
         let Some(check) = &mut self.work.check else { return };
-        let (term, id, message) = (check.term, check.id, check.message.clone());
         let founding = check.proposal().body.round == 0;
-        if founding {
-            let Some(base) = self.base else { return };
-            let check = self.work.check.take().expect("present above");
-            if check.proposal().body.state == base.state {
-                self.vote(&message, term, id);
-            } else {
-                let plain = Evidence::plain(message.signer(), Reject::WrongState, 0, "proposal");
-                self.charge(plain);
-            }
-        } else if self.info.terms.verification == Verification::Digest {
-            self.work.check = None;
-            self.vote(&message, term, id);
-        } else if std::mem::take(&mut check.stalled) {
-            match check.missing.is_empty() {
-                true => self.recompute(),
-                false => self.fetch_for_check(),
-            }
+        if std::mem::take(&mut check.stalled) || founding {
+            self.go_on_checking();
+        }
+    }
+
+    fn compare_initial_states(&mut self) {
+        let Some(base) = self.base else { return };
+        let Some(check) = self.work.check.take() else { return };
+        if check.proposal().body.state == base.state {
+            self.vote(&check.message, check.term, check.id);
+        } else {
+            self.charge(Evidence::plain(
+                check.message.signer(),
+                Reject::WrongState,
+                0,
+                "proposal",
+            ));
         }
     }
 }
