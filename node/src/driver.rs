@@ -456,6 +456,7 @@ impl Driver {
             book: RoundBook::resume(last),
             log,
             stopped,
+            trouble: None,
             settled_since_snapshot: 0,
         };
         self.sessions.insert(id, runtime);
@@ -474,7 +475,8 @@ impl Driver {
 
     async fn stop_workers(mut self) {
         let computes = self.sessions.values_mut().filter_map(|runtime| runtime.compute.take());
-        let threads: Vec<_> = computes.map(Compute::stop).collect();
+        let mut threads: Vec<_> = computes.map(Compute::stop).collect();
+        threads.push(self.parts.effects.finish());
         let joined = tokio::task::spawn_blocking(|| {
             // A worker's panic was caught on its own thread; there is nothing to learn from a join.
             threads.into_iter().for_each(|thread| _ = thread.join());

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use synod_protocol::contract::{FetchFailure, Input, Output, Time};
@@ -21,6 +23,8 @@ use crate::session_runtime::SessionRuntime;
 
 /// How long a peer that a machine banned stays cut off; the machine itself never forgives it.
 const BAN: Duration = Duration::from_secs(24 * 3600);
+/// Rows that wait to be written.
+const ROW_QUEUE_LENGTH: usize = 256;
 /// Settlements after which a journal is rewritten without what they have made meaningless.
 const SNAPSHOT_EVERY: u32 = 64;
 
@@ -36,6 +40,8 @@ pub struct Effects {
     pub meter: watch::Receiver<Meter>,
     /// Settled rounds whose blobs are kept beyond what the machines ask for.
     pub extra_rounds: u64,
+    rows: SyncSender<(SessionId, RoundRow)>,
+    row_writer: JoinHandle<()>,
     fetches: BTreeMap<FetchId, (SessionId, JobId, u64)>,
     next_fetch: u64,
 }
@@ -49,12 +55,15 @@ impl Effects {
         meter: watch::Receiver<Meter>,
         extra_rounds: u64,
     ) -> Self {
+        let (rows, row_writer) = write_rows(Arc::clone(&store));
         Self {
             network,
             store,
             blobs,
             meter,
             extra_rounds,
+            rows,
+            row_writer,
             fetches: BTreeMap::new(),
             next_fetch: 0,
         }
@@ -120,7 +129,7 @@ impl Effects {
             Output::Event(event) => {
                 let meter = *self.meter.borrow();
                 if let Some(row) = runtime.on_event(now, meter, &event) {
-                    self.put_row(session, &row)?;
+                    self.put_row(session, row);
                 }
             }
         }
@@ -172,6 +181,11 @@ impl Effects {
         }
     }
 
+    /// Ends; whoever may block can wait until the last row is written.
+    pub fn finish(self) -> JoinHandle<()> {
+        self.row_writer
+    }
+
     /// What a fetch that the network has ended was for.
     pub fn fetched(&mut self, id: FetchId) -> Option<(SessionId, JobId, u64)> {
         self.fetches.remove(&id)
@@ -208,10 +222,26 @@ impl Effects {
         })
     }
 
-    fn put_row(&self, session: SessionId, row: &RoundRow) -> Result<(), StoreError> {
-        let bytes = serde_json::to_vec(row).expect("rows are plain data");
-        block_in_place(|| self.store.put_round(&session, row.round, &bytes))
+    /// Rows are for people: they are written beside the driver, and one that finds the queue full is not.
+    fn put_row(&self, session: SessionId, row: RoundRow) {
+        if self.rows.try_send((session, row)).is_err() {
+            tracing::warn!("a row of `node log` was not written: the disk is too slow");
+        }
     }
+}
+
+/// Writes rows on a thread of its own, until the sender is gone and the last row is written.
+fn write_rows(store: Arc<dyn Store>) -> (SyncSender<(SessionId, RoundRow)>, JoinHandle<()>) {
+    let (rows, queue) = sync_channel::<(SessionId, RoundRow)>(ROW_QUEUE_LENGTH);
+    let writer = std::thread::spawn(move || {
+        for (session, row) in queue {
+            let bytes = serde_json::to_vec(&row).expect("rows are plain data");
+            if let Err(error) = store.put_round(&session, row.round, &bytes) {
+                tracing::warn!(%error, round = row.round, "a row of `node log` was not written");
+            }
+        }
+    });
+    (rows, writer)
 }
 
 /// The network's answer in the machine's words.

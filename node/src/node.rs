@@ -28,6 +28,9 @@ use crate::{address_book, shutdown, telemetry};
 /// How often the network's counters are read for the rows of rounds.
 const METER_EVERY: Duration = Duration::from_millis(200);
 
+/// How long requests under way may take once the node stops.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
 /// Runs a node until it is asked to stop. `ready` hears of it once every part runs.
 pub async fn run(data_dir: DataDir, config: NodeConfig, ready: impl FnOnce(&Started)) -> Outcome {
     // Start, in order.
@@ -95,7 +98,7 @@ pub async fn run(data_dir: DataDir, config: NodeConfig, ready: impl FnOnce(&Star
         clock,
         shutdown: token.clone(),
     };
-    let serving = tokio::spawn(door.serve(context));
+    let mut serving = tokio::spawn(door.serve(context));
     let listen = handle.listen_addresses().await;
     ready(&Started {
         peer: identity.peer_id().to_string(),
@@ -107,8 +110,10 @@ pub async fn run(data_dir: DataDir, config: NodeConfig, ready: impl FnOnce(&Star
     let driven = driving.await;
     token.cancel();
     // Stop, in reverse. The driver has ended: no machine decides any more, the workers are joined.
-    // 7. The door: requests under way are answered, its socket goes.
-    _ = serving.await;
+    // 7. The door: requests under way have a moment to be answered, its socket goes.
+    if tokio::time::timeout(LAST_ANSWERS, &mut serving).await.is_err() {
+        serving.abort();
+    }
     // 6, 5. The network: connections are closed, so that peers notice at once.
     network_token.cancel();
     while network.tasks.join_next().await.is_some() {}

@@ -10,8 +10,9 @@ const PEERS: [&str; 8] = ["peer", "coordinator", "lost", "next", "missing", "me"
 
 /// `value` as JSON with readable ids.
 pub fn readable(value: &impl Serialize) -> Value {
-    let value = serde_json::to_value(value).expect("protocol values are plain data");
-    rewrite("", value)
+    // Through text, so that 0.7 of 32 bits stays 0.7 and does not become 0.699999988079071.
+    let text = serde_json::to_string(value).expect("protocol values are plain data");
+    rewrite("", serde_json::from_str(&text).expect("it was written a line above"))
 }
 
 fn rewrite(key: &str, value: Value) -> Value {

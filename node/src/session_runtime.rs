@@ -31,6 +31,8 @@ pub struct SessionRuntime {
     pub log: EventsLog,
     /// Why this node does nothing in the session any more, if so.
     pub stopped: Option<String>,
+    /// Why this node could not do its part of the last round that it worked on, if so.
+    pub trouble: Option<String>,
     /// Settlements since the journal was last rewritten.
     pub settled_since_snapshot: u32,
 }
@@ -45,6 +47,11 @@ impl SessionRuntime {
     pub fn on_event(&mut self, now: Time, meter: Meter, event: &Event) -> Option<RoundRow> {
         telemetry::log_event(&self.record.id, &self.record.name, event);
         self.log.write(now, event);
+        match event {
+            Event::TaskFailed { reason, .. } => self.trouble = Some(reason.clone()),
+            Event::UpdateReady { .. } => self.trouble = None,
+            _ => {}
+        }
         self.book.on_event(now, meter, event)
     }
 }

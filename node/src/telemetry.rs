@@ -1,6 +1,8 @@
 //! What a node says of itself: log lines on standard error, and the machines' events as structured fields of them.
 //! It sends nothing anywhere.
 
+use std::io::IsTerminal;
+
 use synod_config::node_config::{LogFormat, LogSection};
 use synod_protocol::event::Event;
 use synod_protocol::identity::SessionId;
@@ -19,7 +21,8 @@ pub fn start(settings: &LogSection) -> Outcome {
     })?;
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     let set = match settings.format {
         LogFormat::Pretty => subscriber.with_target(false).try_init(),
         LogFormat::Json => subscriber.json().flatten_event(true).try_init(),

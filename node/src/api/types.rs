@@ -58,6 +58,8 @@ pub struct SessionView {
     pub explanation: String,
     /// Why this node does nothing in it any more, if so.
     pub stopped: Option<String>,
+    /// Why this node could not do its part of a round lately, if so.
+    pub trouble: Option<String>,
     /// The round being worked on.
     pub round: u64,
     /// Rounds in all.
@@ -160,6 +162,7 @@ impl SessionView {
             lifecycle,
             explanation,
             stopped: runtime.stopped.clone(),
+            trouble: runtime.trouble.clone(),
             round,
             rounds,
             term,

@@ -283,6 +283,13 @@ fn running_node(dir: &DataDir, pid: u32) -> Vec<Finding> {
         );
         findings.push(match &session.stopped {
             Some(reason) => bad("session", format!("`{}` has stopped here: {reason}", session.name)),
+            None if session.trouble.is_some() => {
+                let trouble = session.trouble.as_deref().unwrap_or_default();
+                bad(
+                    "session",
+                    format!("`{}`: this node could not do its part: {trouble}", session.name),
+                )
+            }
             None if heard < others => warning("session", text),
             None => good("session", text),
         });

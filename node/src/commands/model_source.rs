@@ -53,7 +53,12 @@ pub fn of_session(dir: &DataDir, name: &str) -> Outcome<Model> {
             let canonical = hex::decode(&config.canonical_hex).map_err(Failure::environment)?;
             let config = SessionConfig::from_bytes(&canonical).map_err(Failure::environment)?;
             let state = blake3::hash(&bytes).to_hex().to_string();
-            Ok((config, view.round.saturating_sub(1), state, bytes.to_vec()))
+            Ok((
+                config,
+                view.last_round.map_or(0, |row| row.round),
+                state,
+                bytes.to_vec(),
+            ))
         })?,
         false => stored_state(dir, name)?,
     };

@@ -102,6 +102,9 @@ fn describe(view: &SessionView) -> String {
     if let Some(reason) = &view.stopped {
         lines.push(format!("STOPPED HERE {reason}"));
     }
+    if let Some(trouble) = &view.trouble {
+        lines.push(format!("TROUBLE HERE {trouble}"));
+    }
     let mut table = Table::new(&["member", "roles", "heard", "phase", "round", "reputation", "absent"]);
     for member in &view.members {
         let heard = member

@@ -60,12 +60,22 @@ fn describe(view: &NodeView) -> String {
         lines.push("no session: create one with `node session create`, or join one with `node join`".to_owned());
     } else {
         lines.push(format!("\n{}", table(&view.sessions)));
-        lines.extend(view.sessions.iter().map(|session| match &session.stopped {
-            Some(reason) => format!("{}: STOPPED HERE: {reason}", session.name),
-            None => format!("{}: {}", session.name, session.explanation),
-        }));
+        lines.extend(view.sessions.iter().map(notice));
     }
     lines.join("\n")
+}
+
+/// One line under the table: how a session stands here.
+fn notice(session: &SessionView) -> String {
+    let name = &session.name;
+    match (&session.stopped, &session.trouble) {
+        (Some(reason), _) => format!("{name}: STOPPED HERE: {reason}"),
+        (None, Some(trouble)) => format!(
+            "{name}: {}; THIS NODE COULD NOT DO ITS PART: {trouble}",
+            session.explanation
+        ),
+        (None, None) => format!("{name}: {}", session.explanation),
+    }
 }
 
 /// Sessions as columns.
