@@ -50,7 +50,7 @@ impl Axis {
         if low > high {
             (low, high) = (0.0, 1.0);
         }
-        let rough = (high - low).max(1e-6) / 5.0;
+        let rough = (high - low).max(1e-6) / 8.0;
         let magnitude = 10f64.powf(rough.log10().floor());
         let step = [1.0, 2.0, 5.0, 10.0]
             .map(|step| step * magnitude)
@@ -70,7 +70,8 @@ impl Axis {
     }
 
     fn ticks(&self) -> Vec<f64> {
-        let count = ((self.high - self.low) / self.step).round() as usize;
+        // A hair more, because steps such as 0.1 are no sums of powers of two.
+        let count = ((self.high - self.low) / self.step + 1e-6).floor() as usize;
         (0..=count).map(|tick| self.low + tick as f64 * self.step).collect()
     }
 }
@@ -83,7 +84,9 @@ fn number(value: f64) -> String {
 
 impl Figure {
     fn axes(&self) -> (Axis, Axis) {
-        let x = Axis::over(self.curve.iter().map(|point| point.0));
+        let mut x = Axis::over(self.curve.iter().map(|point| point.0));
+        // The curve goes to the right edge.
+        x.high = self.curve.last().map_or(x.high, |last| last.0.max(x.low + x.step));
         let y = Axis::over(
             self.curve
                 .iter()
@@ -265,8 +268,8 @@ mod tests {
     #[test]
     fn axes_have_round_ticks_around_all_values() {
         let axis = Axis::over([2.13, 5.54].into_iter());
-        assert_eq!((axis.low, axis.high, axis.step), (2.0, 6.0, 1.0));
-        assert_eq!(axis.ticks().len(), 5);
+        assert_eq!((axis.low, axis.high, axis.step), (2.0, 6.0, 0.5));
+        assert_eq!(axis.ticks().len(), 9);
         let flat = Axis::over([1.0, 1.0].into_iter());
         assert!(flat.low < flat.high && flat.share(1.0).is_finite());
         assert!(Axis::over(std::iter::empty()).share(0.5).is_finite());
