@@ -19,15 +19,17 @@ pub fn watch(cluster: &mut Cluster, sessions: &[String]) -> Result<f64, DemoErro
     let mut screen = Screen::new();
     loop {
         cluster.check_alive("training")?;
-        let is_over = statuses(cluster, sessions)?
-            .iter()
-            .all(|(_, status)| status.is_finished());
-        screen.show(cluster, sessions, begun.elapsed())?;
-        if is_over {
-            let seconds = begun.elapsed().as_secs_f64();
+        let elapsed = begun.elapsed();
+        let looked = look(cluster, sessions, &mut screen, elapsed);
+        if looked.is_err() {
+            // A node that has just ended explains more than an answer that did not come.
+            std::thread::sleep(POLL);
+            cluster.check_alive("training")?;
+        }
+        if looked? {
             await_last_losses(cluster, sessions)?;
-            screen.show(cluster, sessions, begun.elapsed())?;
-            return Ok(seconds);
+            screen.show(cluster, sessions, elapsed)?;
+            return Ok(elapsed.as_secs_f64());
         }
         if begun.elapsed() > LIMIT {
             // What each node says, and the ends of the logs.
@@ -36,6 +38,15 @@ pub fn watch(cluster: &mut Cluster, sessions: &[String]) -> Result<f64, DemoErro
         }
         std::thread::sleep(POLL);
     }
+}
+
+/// Shows how it stands; whether all are finished.
+fn look(cluster: &Cluster, sessions: &[String], screen: &mut Screen, elapsed: Duration) -> Result<bool, DemoError> {
+    let finished = statuses(cluster, sessions)?
+        .iter()
+        .all(|(_, status)| status.is_finished());
+    screen.show(cluster, sessions, elapsed)?;
+    Ok(finished)
 }
 
 struct Screen {
