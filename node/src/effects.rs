@@ -251,14 +251,9 @@ pub fn fetch_result(outcome: &Result<FetchedFrom, network::FetchFailure>) -> Res
         Ok(_) => Ok(()),
         Err(Failed::WrongDigest { peer }) => Err(FetchFailure::WrongDigest(*peer)),
         Err(Failed::WrongLength { peer, .. }) => Err(FetchFailure::Oversize(*peer)),
+        Err(Failed::OtherLength { .. }) => Err(FetchFailure::OtherLength),
         Err(Failed::Disk(reason)) => Err(FetchFailure::Environment(reason.clone())),
-        Err(
-            Failed::TooLarge { .. }
-            | Failed::NotFound
-            | Failed::Denied { .. }
-            | Failed::NoHolder
-            | Failed::Unreachable { .. }
-            | Failed::TimedOut { .. },
-        ) => Err(FetchFailure::Unavailable),
+        // Nobody is to blame for the rest: not found, not reached, denied, cancelled, too late.
+        Err(_) => Err(FetchFailure::Unavailable),
     }
 }

@@ -100,6 +100,14 @@ impl Node {
         .await
     }
 
+    /// The next message, if one comes within this time.
+    async fn heard(&mut self, patience: Duration) -> Option<Vec<u8>> {
+        match tokio::time::timeout(patience, self.network.events.recv()).await {
+            Ok(Some(NetworkEvent::Message { bytes, .. })) => Some(bytes.to_vec()),
+            _ => None,
+        }
+    }
+
     /// Fetches, and gives the outcome, the liars, and the seconds it took.
     async fn fetch(&mut self, blob: BlobId, length: u64, from: &[PeerId], patience: Duration) -> Fetched {
         let id = FetchId(length ^ u64::from(self.seed));
@@ -375,6 +383,14 @@ async fn what_cannot_be_fetched_says_why() {
     };
     assert_eq!(b.fetch(blob, 4000, &[a.id()], PATIENCE).await.from(), Err(wrong));
 
+    let own = b.put(&noise(5000, 3));
+    let other_length = FetchFailure::OtherLength {
+        expected: 5001,
+        says: 5000,
+    };
+    assert_eq!(b.fetch(own, 5001, &[a.id()], PATIENCE).await.from(), Err(other_length));
+    assert_eq!(b.fetch(own, 5000, &[a.id()], PATIENCE).await.from(), Ok(None));
+
     let nobody = Identity::from_secret([99; 32]).peer_id();
     let outcome = b.fetch(blob, 5000, &[nobody], Duration::from_secs(2)).await.from();
     assert!(matches!(outcome, Err(FetchFailure::Unreachable { .. })), "{outcome:?}");
@@ -388,6 +404,86 @@ async fn what_cannot_be_fetched_says_why() {
         b.fetch(blob, 5000, &[nobody, a.id()], PATIENCE).await.from(),
         Ok(Some(a.id()))
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancelled_fetch_is_answered_and_frees_its_place() {
+    let (a, mut b) = pair().await;
+    let nobody = Identity::from_secret([99; 32]).peer_id();
+    let blob = a.put(&noise(5000, 4));
+    // The first two run and wait for somebody who is not there; the third waits for a place.
+    for number in 1..=3 {
+        let wanted = BlobId([number; 32]);
+        let id = FetchId(u64::from(number));
+        let taken = b.handle().fetch(id, wanted, 5000, vec![nobody], PATIENCE * 10);
+        taken.expect("the queue has room");
+    }
+    assert_eq!(b.fetch(blob, 5000, &[a.id()], PATIENCE).await.from(), Ok(Some(a.id())));
+    for number in [3, 1, 2] {
+        b.handle().cancel(FetchId(number));
+        let outcome = b
+            .wait("the cancelled fetch", |event| match event {
+                NetworkEvent::Fetched { id, outcome, .. } if id == FetchId(number) => Some(outcome),
+                _ => None,
+            })
+            .await;
+        assert_eq!(outcome, Err(FetchFailure::Cancelled));
+    }
+    assert_eq!(b.fetch(blob, 5000, &[nobody], PATIENCE).await.from(), Ok(None));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gossip_of_strangers_goes_no_further() {
+    // A line: the ends know only the middle, so that what one hears of the other has passed it.
+    let alone = || NetworkConfig {
+        kademlia: false,
+        ..NetworkConfig::loopback()
+    };
+    let mut left = Node::start_with(1, alone()).await;
+    let mut middle = Node::start_with(2, alone()).await;
+    let mut right = Node::start_with(3, alone()).await;
+    let stranger = right.id();
+    left.handle().set_members(SESSION, [middle.id()]);
+    middle.handle().set_members(SESSION, [left.id()]);
+    right.handle().subscribe(SESSION);
+    left.dial(&middle).await;
+    right.dial(&middle).await;
+    left.wait_connected(middle.id()).await;
+    right.wait_connected(middle.id()).await;
+    // Nothing passes before the middle knows that the left end listens, which a message of the middle shows.
+    let told = async {
+        while left.heard(Duration::from_millis(200)).await.as_deref() != Some(&b"of the middle"[..]) {
+            middle.handle().broadcast(SESSION, b"of the middle".to_vec());
+        }
+    };
+    tokio::time::timeout(PATIENCE, told)
+        .await
+        .expect("the left end hears the middle");
+
+    let told = async {
+        while middle.heard(Duration::from_millis(200)).await.as_deref() != Some(&b"of a stranger"[..]) {
+            right.handle().broadcast(SESSION, b"of a stranger".to_vec());
+        }
+    };
+    tokio::time::timeout(PATIENCE, told)
+        .await
+        .expect("the middle hears the stranger");
+    assert!(middle.handle().counters().await.dropped["gossip_not_forwarded"] > 0);
+
+    middle.handle().allow(stranger);
+    let passed_on = async {
+        loop {
+            right.handle().broadcast(SESSION, b"of one let in".to_vec());
+            match left.heard(Duration::from_millis(200)).await.as_deref() {
+                Some(b"of a stranger") => panic!("the stranger's message was passed on"),
+                Some(b"of one let in") => break,
+                _ => {}
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, passed_on)
+        .await
+        .expect("what one that was let in says is passed on");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -22,6 +22,9 @@ use crate::store::Result;
 /// How long an unfinished download may be resumed: rounds move on, and after a day nobody asks for its blob any more.
 const PARTIAL_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Unfinished downloads that outlive a restart; the newest ones. While the node runs, its network bounds them.
+const PARTIALS_KEPT: usize = 16;
+
 /// Bytes hashed at a time.
 const CHUNK_BYTES: usize = 1 << 20;
 
@@ -207,16 +210,19 @@ impl BlobStore {
         let oldest = SystemTime::now()
             .checked_sub(PARTIAL_KEPT)
             .unwrap_or(SystemTime::UNIX_EPOCH);
+        let mut resumable = Vec::new();
         for path in files::entries(&self.shared.incoming)? {
-            let resumable = path.extension().is_some_and(|extension| extension == "partial")
-                && fs::metadata(&path)
-                    .and_then(|meta| meta.modified())
-                    .is_ok_and(|modified| modified >= oldest);
-            if !resumable {
-                remove(&path)?;
+            let modified = fs::metadata(&path).and_then(|meta| meta.modified());
+            match modified {
+                Ok(at) if at >= oldest && path.extension().is_some_and(|extension| extension == "partial") => {
+                    resumable.push((at, path));
+                }
+                _ => remove(&path)?,
             }
         }
-        Ok(())
+        resumable.sort_unstable();
+        let too_many = resumable.len().saturating_sub(PARTIALS_KEPT);
+        resumable.iter().take(too_many).try_for_each(|(_, path)| remove(path))
     }
 }
 
@@ -486,6 +492,21 @@ mod tests {
         world.blobs.begin(&id, 6).unwrap().write(b"wan").unwrap();
         world.restart();
         assert_eq!(world.incoming(), [folder.join(format!("{id}.partial"))]);
+    }
+
+    #[test]
+    fn only_the_newest_unfinished_downloads_outlive_a_restart() {
+        let mut world = World::new();
+        let folder = world.dir.path().join("blobs/incoming");
+        let now = SystemTime::now();
+        for age in 0..PARTIALS_KEPT as u64 + 3 {
+            let file = File::create(folder.join(format!("{age}.partial"))).unwrap();
+            file.set_modified(now - Duration::from_secs(age * 60)).unwrap();
+        }
+        world.restart();
+        assert_eq!(world.incoming().len(), PARTIALS_KEPT);
+        assert!(folder.join("0.partial").exists());
+        assert!(!folder.join(format!("{PARTIALS_KEPT}.partial")).exists());
     }
 
     #[test]

@@ -162,6 +162,8 @@ fn gossip(keypair: &Keypair) -> Result<Gossip, String> {
             gossipsub::MessageId::from(hasher.finalize().as_bytes().to_vec())
         })
         .validation_mode(gossipsub::ValidationMode::Strict)
+        // Nothing is passed on before the swarm task has looked at its author (`SwarmTask::on_gossip`).
+        .validate_messages()
         .build()
         .map_err(|error| error.to_string())?;
     let filter = gossipsub::MaxCountSubscriptionFilter {

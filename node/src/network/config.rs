@@ -28,6 +28,10 @@ pub const TRAFFIC_QUEUE_BYTES: u64 = 64 << 20;
 pub const EVENT_QUEUE_LENGTH: usize = 4096;
 /// Places among them which messages never take, so that connects, disconnects and fetched blobs get through.
 pub const EVENT_QUEUE_RESERVE: usize = 512;
+/// Bytes of messages that wait for the driver; more is dropped and counted.
+pub const INBOUND_QUEUE_BYTES: u64 = 64 << 20;
+/// How far peers that are in no session of ours may fill them: joiners get through, strangers shut out no member.
+pub const INBOUND_QUEUE_BYTES_OF_STRANGERS: u64 = 8 << 20;
 /// Direct messages to one peer that are not acknowledged yet; the next one is dropped and counted.
 pub const IN_FLIGHT_PER_PEER: usize = 64;
 /// A direct message that is not acknowledged by then is lost.
@@ -73,6 +77,12 @@ pub const TOPICS_PER_PEER: usize = 64;
 
 /// Fetches that run at once; the others wait in order.
 pub const FETCHES_AT_ONCE: usize = 8;
+/// Fetches that run at once of those that name one peer as their first holder: a slow one must not hold all places.
+pub const FETCHES_AT_ONCE_PER_HOLDER: usize = 2;
+/// Partly received blobs of ended fetches that are kept for the next try; the oldest goes first.
+pub const PARTIALS_KEPT: usize = 16;
+/// Their bytes together; the newest is kept beyond it.
+pub const PARTIALS_KEPT_BYTES: u64 = 4 << 30;
 /// Fetches that wait.
 pub const FETCH_QUEUE_LENGTH: usize = 1024;
 /// Pieces in which a blob is read, sent and written: never a whole blob in memory.
@@ -147,7 +157,8 @@ pub struct NetworkConfig {
     pub mdns: bool,
     /// Find members' addresses through other members. On: an address changes while a node is away.
     pub kademlia: bool,
-    /// Carry other peers' traffic when they cannot reach each other. Off: it costs bandwidth; switch on at public addresses.
+    /// Carry other peers' traffic when they cannot reach each other, strangers' too (64 GiB or a day a circuit).
+    /// Off: it costs bandwidth; switch on at public addresses.
     pub relay_server: bool,
     /// Learn from peers whether this machine is reachable (AutoNAT). On: it decides whether a relay is needed.
     pub autonat: bool,
@@ -222,5 +233,8 @@ mod tests {
         const { assert!(BLOB_GROUP_BYTES.is_power_of_two() && BLOB_GROUP_BYTES.is_multiple_of(BLOB_CHUNK_BYTES as u64)) };
         const { assert!(BLOB_MAX_BYTES / BLOB_GROUP_BYTES * 32 <= 2 << 20) };
         const { assert!(EVENT_QUEUE_RESERVE < EVENT_QUEUE_LENGTH) };
+        const { assert!(MESSAGE_MAX_BYTES as u64 <= INBOUND_QUEUE_BYTES_OF_STRANGERS) };
+        const { assert!(INBOUND_QUEUE_BYTES_OF_STRANGERS < INBOUND_QUEUE_BYTES) };
+        const { assert!(FETCHES_AT_ONCE_PER_HOLDER < FETCHES_AT_ONCE) };
     }
 }

@@ -36,8 +36,12 @@ drops! {
     event_queue,
     /// Lifecycle events that found the event queue full.
     event_queue_lifecycle,
+    /// Incoming messages that found too many bytes waiting for the driver.
+    inbound_bytes,
     /// Incoming messages over a peer's rate.
     peer_rate,
+    /// Gossip that was not passed on, because its author is in no session of ours or it is too large.
+    gossip_not_forwarded,
     /// Fetches that found the fetch queue full.
     fetch_queue,
     /// Blob requests refused because the requester is no member.
@@ -52,6 +56,8 @@ pub(super) struct Counters {
     pub(super) drops: Drops,
     /// Bytes of messages that wait for the swarm task or for an acknowledgement (a gauge).
     pub(super) queued_bytes: AtomicU64,
+    /// Bytes of messages that wait for the driver (a gauge).
+    pub(super) inbound_bytes: AtomicU64,
     pub(super) control: Tally,
     pub(super) bulk: Tally,
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 use serde::Serialize;
 use synod_protocol::identity::{BlobId, PeerId, SessionId};
 
+pub use super::queued::MessageBytes;
+
 /// The caller's name of a fetch; answered under it exactly once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FetchId(pub u64);
@@ -23,8 +25,8 @@ pub enum NetworkEvent {
         from: PeerId,
         /// The gossip topic, if it came by gossip.
         session: Option<SessionId>,
-        /// The message.
-        bytes: Vec<u8>,
+        /// The message; its bytes count as queued until they are dropped.
+        bytes: MessageBytes,
     },
     /// The first connection to a peer stands.
     Connected(PeerId),
@@ -73,6 +75,14 @@ pub enum FetchFailure {
         /// The holder's length.
         says: u64,
     },
+    /// The blob is in our own store, under another length than was announced.
+    #[error("the blob is here already and {says} bytes long, but {expected} were announced: the announcement is wrong")]
+    OtherLength {
+        /// The announced length.
+        expected: u64,
+        /// The blob's length.
+        says: u64,
+    },
     /// The announced length is over `BLOB_MAX_BYTES`.
     #[error("the announced length of {expected} bytes is over the limit for blobs: it was not fetched")]
     TooLarge {
@@ -105,6 +115,9 @@ pub enum FetchFailure {
         /// The last failure.
         last: String,
     },
+    /// The caller wants it no more.
+    #[error("the fetch was cancelled by its caller; what came is kept for the next try")]
+    Cancelled,
     /// This machine's disk failed.
     #[error("the blob could not be written here ({0}): free space or repair the data directory")]
     Disk(String),

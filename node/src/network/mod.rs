@@ -17,12 +17,13 @@ mod contact;
 pub mod counters;
 pub mod event;
 mod identity;
+mod queued;
 mod swarm;
 
 pub use bulk::{BlobAccess, CommitBlob, OpenBlob, PartialPath};
 pub use config::NetworkConfig;
 pub use counters::{NetworkCounters, Traffic};
-pub use event::{FetchFailure, FetchId, FetchedFrom, ListenInfo, NetworkEvent, PeerInfo};
+pub use event::{FetchFailure, FetchId, FetchedFrom, ListenInfo, MessageBytes, NetworkEvent, PeerInfo};
 
 use config::{CONTROL_QUEUE_LENGTH, EVENT_QUEUE_LENGTH, FETCH_QUEUE_LENGTH, TRAFFIC_QUEUE_BYTES, TRAFFIC_QUEUE_LENGTH};
 use counters::{Counters, count};
@@ -124,6 +125,7 @@ enum Outgoing {
 #[derive(Debug)]
 enum BulkCommand {
     Fetch(bulk::FetchRequest),
+    Cancel(FetchId),
     Counters(oneshot::Sender<BTreeMap<PeerId, Traffic>>),
 }
 
@@ -254,11 +256,20 @@ impl NetworkHandle {
             from,
             timeout,
             since: Instant::now(),
+            cancelled: CancellationToken::new(),
         };
         self.bulk.try_send(BulkCommand::Fetch(request)).map_err(|_| {
             count(&self.counters.drops.fetch_queue);
             FetchQueueFull
         })
+    }
+
+    /// Ends a fetch whose blob nobody needs any more, so that its place is free; it is answered all the same (with
+    /// `Cancelled` where it had not ended). With a full queue it goes on until its time is up.
+    pub fn cancel(&self, id: FetchId) {
+        if self.bulk.try_send(BulkCommand::Cancel(id)).is_err() {
+            count(&self.counters.drops.fetch_queue);
+        }
     }
 
     /// Who is connected; empty when the network has ended.

@@ -55,6 +55,26 @@ impl BlobAccess {
         blocking(move || partial(&blob)).await
     }
 
+    /// How many bytes of a blob arrived in part; a file without any is deleted. What cannot be looked at is none.
+    pub(super) async fn keep_partial(&self, blob: BlobId) -> u64 {
+        let partial = Arc::clone(&self.partial);
+        let looked = blocking(move || {
+            let path = partial(&blob)?;
+            let length = std::fs::metadata(&path)?.len();
+            if length == 0 {
+                std::fs::remove_file(path)?;
+            }
+            Ok(length)
+        });
+        looked.await.unwrap_or_default()
+    }
+
+    /// Deletes what arrived of a blob in part.
+    pub(super) async fn remove_partial(&self, blob: BlobId) -> io::Result<()> {
+        let partial = Arc::clone(&self.partial);
+        blocking(move || std::fs::remove_file(partial(&blob)?)).await
+    }
+
     pub(super) async fn commit(&self, blob: BlobId, path: PathBuf) -> io::Result<()> {
         let commit = Arc::clone(&self.commit);
         blocking(move || commit(&blob, &path)).await

@@ -12,6 +12,7 @@ use tokio::fs::{File, OpenOptions};
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout_at;
+use tokio_util::sync::CancellationToken;
 
 use super::super::config::{
     BLOB_CHUNK_BYTES, BLOB_GROUP_BYTES, BLOB_MAX_BYTES, BULK_CHUNK_TIMEOUT, BULK_REQUEST_TIMEOUT, BULK_TREE_TIMEOUT,
@@ -38,6 +39,8 @@ pub(in super::super) struct FetchRequest {
     pub(in super::super) from: Vec<PeerId>,
     pub(in super::super) timeout: Duration,
     pub(in super::super) since: Instant,
+    /// Nobody wants it any more.
+    pub(in super::super) cancelled: CancellationToken,
 }
 
 impl FetchRequest {
@@ -116,15 +119,20 @@ struct Progress {
 }
 
 impl Fetcher {
-    /// Runs a fetch to its end; the answer is for the driver.
-    pub(super) async fn run(mut self, request: FetchRequest) -> NetworkEvent {
+    /// Runs a fetch to its end, or until it is cancelled. Gives the answer for the driver, and how many bytes of a blob
+    /// that did not come whole are on the disk.
+    pub(super) async fn run(mut self, request: FetchRequest) -> (NetworkEvent, u64) {
         let mut liars = Vec::new();
         let outcome = self.fetch(&request, &mut liars).await;
+        let left = match &outcome {
+            Ok(_) => 0,
+            Err(_) => self.blobs.keep_partial(request.blob).await,
+        };
         match &outcome {
             Ok(from) => tracing::debug!(blob = %request.blob.short(), bytes = from.bytes, took = ?from.took, "fetched"),
             Err(failure) => tracing::debug!(blob = %request.blob.short(), %failure, "not fetched"),
         }
-        request.answer(outcome, liars)
+        (request.answer(outcome, liars), left)
     }
 
     async fn fetch(&mut self, request: &FetchRequest, liars: &mut Vec<PeerId>) -> Result<FetchedFrom, FetchFailure> {
@@ -134,7 +142,13 @@ impl Fetcher {
                 expected: request.expected_len,
             });
         }
-        if self.blobs.open(request.blob).await.map_err(disk)?.is_some() {
+        if let Some((_, says)) = self.blobs.open(request.blob).await.map_err(disk)? {
+            if says != request.expected_len {
+                return Err(FetchFailure::OtherLength {
+                    expected: request.expected_len,
+                    says,
+                });
+            }
             return Ok(FetchedFrom {
                 peer: None,
                 bytes: 0,
@@ -151,7 +165,10 @@ impl Fetcher {
             return Err(FetchFailure::NoHolder);
         }
         let mut progress = self.begin(request).await.map_err(disk)?;
-        let result = self.ask_in_turn(request, &holders, &mut progress).await;
+        let result = tokio::select! {
+            result = self.ask_in_turn(request, &holders, &mut progress) => result,
+            () = request.cancelled.cancelled() => Err(FetchFailure::Cancelled),
+        };
         liars.append(&mut progress.liars);
         let holder = result?;
         progress.file.flush().await.map_err(disk)?;

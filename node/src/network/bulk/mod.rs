@@ -1,7 +1,7 @@
 //! The data plane: blobs by id over quinn, with two fallbacks; the task that owns its sockets, ways and queue of fetches.
 //! Transfers run in tasks of their own; this one only starts them, counts them, and never awaits a peer.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
@@ -18,6 +18,7 @@ mod access;
 mod certificate;
 mod endpoint;
 mod fetch;
+mod leftovers;
 mod link;
 mod serve;
 mod tree;
@@ -30,14 +31,15 @@ pub(super) use fetch::FetchRequest;
 use super::behaviour::BLOB_PROTOCOL;
 use super::config::{
     BOOK_PEERS, BULK_CONNECTIONS, BULK_CONNECTIONS_OF_STRANGERS, BULK_CONNECTIONS_PER_PEER, FETCH_QUEUE_LENGTH,
-    FETCHES_AT_ONCE, SERVED_AT_ONCE, SERVED_AT_ONCE_PER_PEER, TLS_HANDSHAKE_TIMEOUT, TREE_QUEUE_LENGTH,
-    UDP_CLOSED_MEMORY,
+    FETCHES_AT_ONCE, FETCHES_AT_ONCE_PER_HOLDER, SERVED_AT_ONCE, SERVED_AT_ONCE_PER_PEER, TLS_HANDSHAKE_TIMEOUT,
+    TREE_QUEUE_LENGTH, UDP_CLOSED_MEMORY,
 };
 use super::counters::Tally;
-use super::event::{FetchFailure, NetworkEvent};
+use super::event::{FetchFailure, FetchId, NetworkEvent};
 use super::identity::from_libp2p;
 use super::{BulkCommand, NetworkError, NetworkHandle, Wanted};
 use fetch::{Fetcher, Link, LinkRequest};
+use leftovers::Leftovers;
 use link::{Dialer, Path, Stream};
 use serve::{Asker, Server};
 
@@ -77,9 +79,20 @@ enum Inbound {
 enum Done {
     Accepted(Option<(PeerId, Inbound)>),
     Connected(PeerId, Result<Path, String>),
-    ConnectionEnded { peer: PeerId, stranger: bool },
+    ConnectionEnded {
+        peer: PeerId,
+        stranger: bool,
+    },
     RelayedStreamEnded,
-    Fetched(BlobId),
+    /// And how many bytes of it are on the disk if it did not come whole.
+    Fetched(BlobId, u64),
+}
+
+/// A fetch under way, or a partial file that is being deleted.
+struct Running {
+    id: Option<FetchId>,
+    holder: Option<PeerId>,
+    cancelled: CancellationToken,
 }
 
 /// See the module.
@@ -96,7 +109,8 @@ pub(super) struct BulkTask {
     events: mpsc::Sender<NetworkEvent>,
     peers: BTreeMap<PeerId, Peer>,
     waiting: VecDeque<FetchRequest>,
-    running: BTreeSet<BlobId>,
+    running: BTreeMap<BlobId, Running>,
+    leftovers: Leftovers,
     jobs: JoinSet<Done>,
     handshakes: usize,
     connections: usize,
@@ -168,7 +182,8 @@ impl BulkTask {
             events,
             peers: BTreeMap::new(),
             waiting: VecDeque::new(),
-            running: BTreeSet::new(),
+            running: BTreeMap::new(),
+            leftovers: Leftovers::default(),
             jobs,
             handshakes: 0,
             connections: 0,
@@ -213,6 +228,7 @@ impl BulkTask {
     fn on_command(&mut self, command: BulkCommand) {
         match command {
             BulkCommand::Fetch(request) => self.waiting.push_back(request),
+            BulkCommand::Cancel(id) => self.cancel(id),
             BulkCommand::Counters(reply) => {
                 let traffic = self.peers.iter().map(|(peer, state)| (*peer, state.tally.snapshot()));
                 drop(reply.send(traffic.collect()));
@@ -221,37 +237,88 @@ impl BulkTask {
     }
 
     /// Starts waiting fetches in order, but never two of one blob: the second finds the first one's blob in the store.
+    /// Nor too many that lean on one holder, who may be slow on purpose.
     fn start_fetches(&mut self) {
         while self.running.len() < FETCHES_AT_ONCE {
-            let startable = self
-                .waiting
-                .iter()
-                .position(|request| !self.running.contains(&request.blob));
+            let startable = self.waiting.iter().position(|request| self.may_start(request));
             let Some(request) = startable.and_then(|index| self.waiting.remove(index)) else {
                 return;
             };
-            self.running.insert(request.blob);
+            let running = Running {
+                id: Some(request.id),
+                holder: request.from.first().copied(),
+                cancelled: request.cancelled.clone(),
+            };
+            self.leftovers.taken_up(&request.blob);
+            self.running.insert(request.blob, running);
             let (fetcher, events, blob) = (self.fetcher.clone(), self.events.clone(), request.blob);
             self.jobs.spawn(async move {
-                let event = fetcher.run(request).await;
+                let (event, left) = fetcher.run(request).await;
                 // The driver is only gone when everything ends.
                 let _ending = events.send(event).await;
-                Done::Fetched(blob)
+                Done::Fetched(blob, left)
             });
         }
     }
 
-    /// Answers the waiting fetches whose time is up; an answer that finds no place waits for the next tick.
+    fn may_start(&self, request: &FetchRequest) -> bool {
+        let holder = request.from.first();
+        let beside = self
+            .running
+            .values()
+            .filter(|running| running.holder.as_ref() == holder);
+        !self.running.contains_key(&request.blob) && (holder.is_none() || beside.count() < FETCHES_AT_ONCE_PER_HOLDER)
+    }
+
+    fn cancel(&mut self, id: FetchId) {
+        let running = self.running.values().filter(|running| running.id == Some(id));
+        let waiting = self.waiting.iter().filter(|request| request.id == id);
+        running
+            .map(|running| &running.cancelled)
+            .chain(waiting.map(|request| &request.cancelled))
+            .for_each(CancellationToken::cancel);
+        self.expire();
+    }
+
+    /// Remembers what an ended fetch left on the disk, and deletes what is too much. While it is deleted, no fetch of
+    /// that blob starts.
+    fn on_fetched(&mut self, blob: BlobId, left: u64) {
+        self.running.remove(&blob);
+        if left == 0 {
+            return;
+        }
+        for gone in self.leftovers.left(blob, left) {
+            let running = Running {
+                id: None,
+                holder: None,
+                cancelled: CancellationToken::new(),
+            };
+            self.running.insert(gone, running);
+            let blobs = self.fetcher.blobs.clone();
+            self.jobs.spawn(async move {
+                if let Err(error) = blobs.remove_partial(gone).await {
+                    tracing::debug!(blob = %gone.short(), %error, "what came of a blob was not deleted");
+                }
+                Done::Fetched(gone, 0)
+            });
+        }
+    }
+
+    /// Answers the waiting fetches that were cancelled or whose time is up; an answer that finds no place waits for the next tick.
     fn expire(&mut self) {
         let now = Instant::now();
-        while let Some(index) = self.waiting.iter().position(|request| request.deadline() <= now) {
+        let is_over = |request: &FetchRequest| request.cancelled.is_cancelled() || request.deadline() <= now;
+        while let Some(index) = self.waiting.iter().position(is_over) {
             let Ok(place) = self.events.try_reserve() else { return };
             let Some(request) = self.waiting.remove(index) else {
                 return;
             };
-            let failure = FetchFailure::TimedOut {
-                bytes: 0,
-                last: "it waited behind other fetches".to_owned(),
+            let failure = match request.cancelled.is_cancelled() {
+                true => FetchFailure::Cancelled,
+                false => FetchFailure::TimedOut {
+                    bytes: 0,
+                    last: "it waited behind other fetches".to_owned(),
+                },
             };
             place.send(request.answer(Err(failure), Vec::new()));
         }
@@ -311,7 +378,7 @@ impl BulkTask {
 
     fn on_done(&mut self, done: Done) {
         match done {
-            Done::Fetched(blob) => drop(self.running.remove(&blob)),
+            Done::Fetched(blob, left) => self.on_fetched(blob, left),
             Done::Connected(peer, result) => self.on_connected(peer, result),
             Done::Accepted(accepted) => {
                 self.handshakes -= 1;

@@ -26,7 +26,7 @@ use super::behaviour::{self, Behaviour, BehaviourEvent};
 use super::config::{BOOK_PEERS, EVENT_QUEUE_RESERVE, NetworkConfig, REDIAL_TICK};
 use super::contact::{Contact, direct_ip};
 use super::counters::{Counters, Tally, Traffic, count};
-use super::event::{ListenInfo, NetworkEvent};
+use super::event::{ListenInfo, MessageBytes, NetworkEvent};
 use super::identity::{from_libp2p, keypair, to_libp2p};
 use super::{Command, NetworkError, Outgoing, Wanted};
 use book::Book;
@@ -53,8 +53,12 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    /// Messages leave the reserve to the events that are not repeated.
-    fn message(&self, event: NetworkEvent) {
+    /// Messages leave the reserve to the events that are not repeated. `limit` bounds the bytes that wait.
+    fn message(&self, from: PeerId, session: Option<SessionId>, bytes: Vec<u8>, limit: u64) {
+        let Some(bytes) = MessageBytes::queued(bytes, limit, &self.counters) else {
+            return count(&self.counters.drops.inbound_bytes);
+        };
+        let event = NetworkEvent::Message { from, session, bytes };
         if self.events.capacity() <= EVENT_QUEUE_RESERVE || self.events.try_send(event).is_err() {
             count(&self.counters.drops.event_queue);
         }

@@ -5,16 +5,16 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use libp2p::gossipsub::{self, IdentTopic, PublishError, TopicHash};
+use libp2p::gossipsub::{self, IdentTopic, MessageAcceptance, PublishError, TopicHash};
 use libp2p::request_response::{self, OutboundRequestId};
 use synod_protocol::identity::{PeerId, SessionId};
 
 use super::super::Outgoing;
 use super::super::config::{
-    GOSSIP_MAX_BYTES, IN_FLIGHT_PER_PEER, MESSAGE_MAX_BYTES, PEER_MESSAGES_BURST, PEER_MESSAGES_PER_SECOND,
+    GOSSIP_MAX_BYTES, IN_FLIGHT_PER_PEER, INBOUND_QUEUE_BYTES, INBOUND_QUEUE_BYTES_OF_STRANGERS, MESSAGE_MAX_BYTES,
+    PEER_MESSAGES_BURST, PEER_MESSAGES_PER_SECOND,
 };
 use super::super::counters::count;
-use super::super::event::NetworkEvent;
 use super::super::identity::{from_libp2p, to_libp2p};
 use super::SwarmTask;
 
@@ -185,29 +185,70 @@ impl SwarmTask {
     }
 
     pub(super) fn on_gossip(&mut self, event: gossipsub::Event) {
-        if let gossipsub::Event::Message {
+        let gossipsub::Event::Message {
             propagation_source,
+            message_id,
             message,
-            ..
         } = event
-            && let Some(session) = session_of(&message.topic)
-            && self.sessions.contains_key(&session)
+        else {
+            return;
+        };
+        let author = message.source.as_ref().and_then(from_libp2p);
+        let ours = session_of(&message.topic).filter(|session| self.sessions.contains_key(session));
+        let mut acceptance = self.judge(ours.as_ref(), author.as_ref(), message.data.len());
+        if !matches!(acceptance, MessageAcceptance::Accept) {
+            count(&self.outbox.counters.drops.gossip_not_forwarded);
+        }
+        // A stranger's words are not passed on, but heard: a roster may have grown without us.
+        if let Some(session) = ours
+            && !matches!(acceptance, MessageAcceptance::Reject)
+            && !self.deliver(&propagation_source, Some(session), message.data)
         {
-            self.deliver(&propagation_source, Some(session), message.data);
+            acceptance = MessageAcceptance::Ignore;
+        }
+        // It says false for a message that fell out of the cache meanwhile: nobody passes it on then.
+        let _known = self.swarm.behaviour_mut().gossip.report_message_validation_result(
+            &message_id,
+            &propagation_source,
+            acceptance,
+        );
+    }
+
+    /// Whether gossip is passed on: only what a member of that session, or a peer let in by name, has signed.
+    fn judge(&self, session: Option<&SessionId>, author: Option<&PeerId>, bytes: usize) -> MessageAcceptance {
+        let (Some(members), Some(author)) = (session.and_then(|session| self.sessions.get(session)), author) else {
+            return MessageAcceptance::Ignore;
+        };
+        if bytes > GOSSIP_MAX_BYTES {
+            return MessageAcceptance::Reject;
+        }
+        let known = members.contains(author) || self.inbox.wanted.borrow().allowed.contains(author);
+        match known && !self.is_banned(author) {
+            true => MessageAcceptance::Accept,
+            false => MessageAcceptance::Ignore,
         }
     }
 
-    fn deliver(&mut self, from: &libp2p::PeerId, session: Option<SessionId>, bytes: Vec<u8>) {
-        let Some(from) = from_libp2p(from) else { return };
-        let Some(peer) = self.peers.get_mut(&from) else { return };
+    /// Counts a message and hands it to the driver; false when the hop has used up its allowance.
+    fn deliver(&mut self, from: &libp2p::PeerId, session: Option<SessionId>, bytes: Vec<u8>) -> bool {
+        let Some(from) = from_libp2p(from) else { return false };
+        let Some(peer) = self.peers.get_mut(&from) else {
+            return false;
+        };
         if !peer.allowance.take(Instant::now()) {
-            return count(&self.outbox.counters.drops.peer_rate);
+            count(&self.outbox.counters.drops.peer_rate);
+            return false;
         }
         self.outbox.counters.control.received(bytes.len() as u64);
         self.outbox.counters.control.item_in();
         self.tally(from).received(bytes.len() as u64);
         self.tally(from).item_in();
-        self.outbox.message(NetworkEvent::Message { from, session, bytes });
+        let limit = match self.sessions.values().any(|members| members.contains(&from)) {
+            true => INBOUND_QUEUE_BYTES,
+            false => INBOUND_QUEUE_BYTES_OF_STRANGERS,
+        };
+        self.outbox.message(from, session, bytes, limit);
+        true
     }
 }
 
