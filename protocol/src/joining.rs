@@ -166,7 +166,7 @@ impl Machine {
             .door
             .admitted
             .keys()
-            .filter(|peer| self.roster().get(peer).is_none())
+            .filter(|peer| self.roster().get(peer).is_none() && !self.departed.contains_key(peer))
             .count();
         let founding = usize::from(self.chain.is_empty());
         let limit = self.info.terms.max_members;

@@ -316,7 +316,7 @@ impl Machine {
                 );
                 return (Lifecycle::Paused, text);
             }
-        } else if self.now.since(self.succession.heard) > 2 * self.info.terms.lost_after_ms {
+        } else if self.now.since(self.succession.led_until) > 2 * self.info.terms.lost_after_ms {
             let text = "the coordinator is not heard, and too few members are there to replace it";
             return (Lifecycle::Paused, text.into());
         }

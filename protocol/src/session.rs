@@ -238,6 +238,12 @@ impl Terms {
         range((1..=100).contains(&quorum), "quorum_percent", quorum, "1 to 100")?;
         let deadline = &self.deadline;
         range(
+            deadline.cap_ms <= 86_400_000,
+            "deadline.cap_ms",
+            deadline.cap_ms,
+            "at most 86400000 (a day)",
+        )?;
+        range(
             deadline.floor_ms <= deadline.cap_ms,
             "deadline.floor_ms",
             deadline.floor_ms,

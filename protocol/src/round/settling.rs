@@ -268,6 +268,7 @@ impl Machine {
         self.enter_term(term);
         if first_sight {
             self.succession.heard = self.now;
+            self.succession.led_until = self.now;
         }
         match &self.work.vote {
             // The vote may have been lost: say it again.

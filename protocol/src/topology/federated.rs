@@ -22,8 +22,10 @@ use crate::task::Round;
 pub(crate) struct Succession {
     /// The current term: this member votes in no earlier one of the round.
     pub term: Term,
-    /// When the coordinator of the term was last heard (or the term began).
+    /// When the coordinator of the term was last heard, or this member last asked for another: from here patience runs.
     pub heard: Time,
+    /// When any coordinator was last really heard, or the round began: from here a pause is counted.
+    pub led_until: Time,
     /// When this member announced its update in the current term.
     pub claimed_at: Option<Time>,
     /// The state that this member computed in this round, if any.
@@ -39,6 +41,7 @@ impl Succession {
         Self {
             term: 0,
             heard: now,
+            led_until: now,
             claimed_at: None,
             computed: None,
             changes: BTreeMap::new(),
@@ -143,6 +146,7 @@ impl Machine {
         // A coordinator that lags or leads in rounds is alive; one of an earlier term is not the coordinator any more.
         if from == self.coordinator() && (beat.round != self.round() || beat.term >= self.succession.term) {
             self.succession.heard = self.now;
+            self.succession.led_until = self.now;
         }
         match beat.round.cmp(&self.round()) {
             Ordering::Greater => self.ask_for_settlements(from),
@@ -307,19 +311,33 @@ impl Machine {
     }
 
     fn send_term_change(&mut self) {
-        let locked = self.work.vote.as_ref().map(|vote| (vote.term, vote.body));
-        let change = TermChange {
-            round: self.round(),
-            term: self.succession.term,
-            locked,
-        };
-        let signed = self.sign(&Message::TermChange(change));
+        let term = self.succession.term;
         // The next coordinator needs the proposal itself to repeat it.
         if let Some(vote) = &self.work.vote {
             let proposal = vote.proposal.clone();
             self.send_signed(self.coordinator(), proposal);
         }
-        self.succession.changes.insert(self.me, (change, signed.clone()));
+        let locked = self.work.vote.as_ref().map(|vote| (vote.term, vote.body));
+        let said = self
+            .succession
+            .changes
+            .get(&self.me)
+            .filter(|(change, _)| change.term == term);
+        let signed = match said {
+            Some((_, signed)) => signed.clone(),
+            // The term has begun, and this member has voted in it: its promise is no news.
+            None if locked.is_some_and(|(locked, _)| locked >= term) => return,
+            None => {
+                let change = TermChange {
+                    round: self.round(),
+                    term,
+                    locked,
+                };
+                let signed = self.sign(&Message::TermChange(change));
+                self.succession.changes.insert(self.me, (change, signed.clone()));
+                signed
+            }
+        };
         self.broadcast(signed);
         self.try_to_lead();
     }
@@ -328,6 +346,10 @@ impl Machine {
         let from = message.signer();
         if !self.is_current(from, change.round, "term_change") {
             return;
+        }
+        if change.locked.is_some_and(|(locked, _)| locked >= change.term) {
+            // Nobody can have voted in a term that it only now promises to begin.
+            return self.charge(Evidence::plain(from, Reject::Malformed, change.round, "term_change"));
         }
         if !self.roster().is_voter(&from) {
             return self.charge(Evidence::plain(from, Reject::NotEntitled, change.round, "term_change"));
@@ -449,7 +471,12 @@ impl Machine {
             .values()
             .filter(|(seen, _)| seen == id)
             .map(|(_, signed)| signed);
-        let verified = own.chain(seen).next()?.verify().ok()?;
+        let proposed = self.work.own_proposals.values();
+        let of_body = |signed: &&Signed<Message>| match signed.verify().as_ref().map(Verified::value) {
+            Ok(Message::Proposal(proposal)) => proposal.body.id(&self.info.session) == *id,
+            _ => false,
+        };
+        let verified = own.chain(seen).chain(proposed.filter(of_body)).next()?.verify().ok()?;
         match verified.value() {
             Message::Proposal(proposal) => Some((**proposal).clone()),
             _ => None,
@@ -467,7 +494,8 @@ impl Machine {
             let Message::TermChange(change) = verified.value() else {
                 return false;
             };
-            let fits = (change.round, change.term) == (proposal.body.round, proposal.term);
+            let past = change.locked.is_none_or(|(locked, _)| locked < change.term);
+            let fits = (change.round, change.term) == (proposal.body.round, proposal.term) && past;
             let voter = self.roster().is_voter(&signed.signer());
             if !fits || !voter || signed.session() != self.info.session {
                 return false;
