@@ -333,7 +333,8 @@ mod tests {
 
     #[test]
     fn refusals_name_place_key_value_and_reason() {
-        let cases: [(&str, &[(&str, &str)], &[&str]); 6] = [
+        type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [&'a str]);
+        let cases: [Case<'_>; 6] = [
             (
                 "\n[network]\nmdns = 'yes'",
                 &[],

@@ -1,6 +1,9 @@
 //! The operator's commands, typed at the real binary over real nodes on loopback: right input, and wrong input at every door.
 //! Rounds and faults among many nodes are tested in the workspace's `tests`.
 
+// The helpers of a test fail it by panicking, as the tests themselves do.
+#![allow(clippy::unwrap_used)]
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
