@@ -15,6 +15,20 @@ use crate::api::types::Problem;
 use crate::data_dir::DataDir;
 use crate::failure::{Failure, Outcome};
 
+/// The API's path for a session that an operator named, and what follows it.
+pub fn session_path(name: &str, rest: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
+    let escape = |byte: u8| {
+        if plain(byte) {
+            (byte as char).to_string()
+        } else {
+            format!("%{byte:02X}")
+        }
+    };
+    let name: String = name.bytes().map(escape).collect();
+    format!("/v1/sessions/{name}{rest}")
+}
+
 /// Where the running node is.
 #[derive(Debug, Clone)]
 pub struct Client {
@@ -101,4 +115,15 @@ fn unlike(dir: &DataDir, error: &serde_json::Error) -> Failure {
     Failure::environment(format!(
         "the node on {dir} is of another version than this command ({error}): restart it"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::session_path;
+
+    #[test]
+    fn a_name_stays_one_segment_of_the_path() {
+        assert_eq!(session_path("first", "/leave"), "/v1/sessions/first/leave");
+        assert_eq!(session_path("a/leave?", ""), "/v1/sessions/a%2Fleave%3F");
+    }
 }

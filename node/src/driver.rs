@@ -251,7 +251,10 @@ impl Driver {
 
     fn on_message(&mut self, message: Verified<Message>, carrier: Option<PeerId>) {
         let session = message.session();
-        if let Message::Join(proof) = message.value() {
+        if let Message::Join(proof) = message.value()
+            && carrier == Some(message.signer())
+            && message.value().within_limits()
+        {
             self.parts
                 .effects
                 .network
@@ -363,6 +366,11 @@ impl Driver {
                 runtime.record.name
             )));
         }
+        if command == Command::Leave
+            && let Some(reason) = runtime.machine.objection_to_leaving()
+        {
+            return Err(Failure::user(reason));
+        }
         self.feed(session, Input::Command(command));
         Ok(())
     }
@@ -404,8 +412,9 @@ impl Driver {
         }
         let store = &self.parts.effects.store;
         tokio::task::block_in_place(|| {
-            store.put_session(&record)?;
-            store.replace_journal(&record.id, &entries)
+            // The journal first: a session that is listed has its admission.
+            store.replace_journal(&record.id, &entries)?;
+            store.put_session(&record)
         })?;
         self.joiners.remove(&record.id);
         Ok(self.begin(record, config, Some(worker))?)

@@ -118,7 +118,7 @@ impl Effects {
                 from,
                 within_ms,
             } => {
-                return Ok(self.fetch(session, job, blob, bytes, from, within_ms));
+                return self.fetch(runtime, job, (blob, bytes), from, within_ms);
             }
             Output::Members(members) => {
                 runtime.members.clone_from(&members);
@@ -151,16 +151,23 @@ impl Effects {
 
     fn fetch(
         &mut self,
-        session: SessionId,
+        runtime: &SessionRuntime,
         job: JobId,
-        blob: BlobId,
-        bytes: u64,
+        (blob, bytes): (BlobId, u64),
         from: Vec<PeerId>,
         within_ms: u64,
-    ) -> Option<Input> {
+    ) -> Result<Option<Input>, StoreError> {
         if self.blobs.has(&blob) {
-            return Some(Input::Fetched { job, result: Ok(()) });
+            let (_, held_bytes) = self.blobs.open_file(&blob)?;
+            let fits = held_bytes == bytes;
+            if fits {
+                // Another session's blob may be this one's too: it stays as long as either needs it.
+                self.link(runtime, blob, bytes)?;
+            }
+            let result = if fits { Ok(()) } else { Err(FetchFailure::OtherLength) };
+            return Ok(Some(Input::Fetched { job, result }));
         }
+        let session = runtime.id();
         self.next_fetch += 1;
         let id = FetchId(self.next_fetch);
         match self
@@ -169,14 +176,12 @@ impl Effects {
         {
             Ok(()) => {
                 self.fetches.insert(id, (session, job, bytes));
-                None
+                Ok(None)
             }
             Err(full) => {
                 tracing::warn!(%blob, "{full}");
-                Some(Input::Fetched {
-                    job,
-                    result: Err(FetchFailure::Unavailable),
-                })
+                let result = Err(FetchFailure::Unavailable);
+                Ok(Some(Input::Fetched { job, result }))
             }
         }
     }

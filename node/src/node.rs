@@ -21,7 +21,7 @@ use crate::data_dir::DataDir;
 use crate::driver::{Driver, Parts};
 use crate::effects::Effects;
 use crate::failure::{Failure, Outcome};
-use crate::network::{self, BlobAccess, NetworkConfig, NetworkHandle};
+use crate::network::{self, BlobAccess, NetworkConfig, NetworkError, NetworkHandle};
 use crate::rounds::Meter;
 use crate::{address_book, shutdown, telemetry};
 
@@ -30,6 +30,9 @@ const METER_EVERY: Duration = Duration::from_millis(200);
 
 /// How long requests under way may take once the node stops.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
+/// How long ports may stay taken by a node that is just going.
+const PORTS_PATIENCE: Duration = Duration::from_secs(4);
 
 /// Runs a node until it is asked to stop. `ready` hears of it once every part runs.
 pub async fn run(data_dir: DataDir, config: NodeConfig, ready: impl FnOnce(&Started)) -> Outcome {
@@ -56,14 +59,7 @@ pub async fn run(data_dir: DataDir, config: NodeConfig, ready: impl FnOnce(&Star
     let network_token = CancellationToken::new();
     shutdown::watch_signals(token.clone())
         .map_err(|error| Failure::environment(format!("signals cannot be watched: {error}")))?;
-    let mut network = network::start(
-        network_config(&config.network),
-        &identity,
-        access(&blobs, &data_dir),
-        network_token.clone(),
-    )
-    .await
-    .map_err(Failure::environment)?;
+    let mut network = start_network(&config.network, &identity, access(&blobs, &data_dir), &network_token).await?;
     let handle = network.handle.clone();
     address_book::restore(store.as_ref(), &handle)?;
     tokio::spawn(address_book::keep(Arc::clone(&store), handle.clone(), token.clone()));
@@ -106,8 +102,12 @@ pub async fn run(data_dir: DataDir, config: NodeConfig, ready: impl FnOnce(&Star
         data_dir: data_dir.to_string(),
     });
 
-    // A driver that ends by itself is a bug; its panic is the process's.
-    let driven = driving.await;
+    // A driver that ends by itself is a bug; its panic is the process's. So is a plane of the network that ends.
+    let driven = tokio::select! {
+        driven = driving => driven,
+        Some(ended) = network.tasks.join_next() => ended,
+    };
+    let by_itself = !token.is_cancelled();
     token.cancel();
     // Stop, in reverse. The driver has ended: no machine decides any more, the workers are joined.
     // 7. The door: requests under way have a moment to be answered, its socket goes.
@@ -119,11 +119,32 @@ pub async fn run(data_dir: DataDir, config: NodeConfig, ready: impl FnOnce(&Star
     while network.tasks.join_next().await.is_some() {}
     // 4 to 1. Store and lock go with their last owners.
     match driven {
+        Ok(()) if by_itself => Err(Failure::environment(
+            "a part of the node has ended by itself: see its log",
+        )),
         Ok(()) => Ok(()),
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
         Err(error) => Err(Failure::environment(format!(
             "the driver was stopped from outside: {error}"
         ))),
+    }
+}
+
+/// Binds and starts the network. A node that was stopped just now may hold its ports for a moment longer.
+async fn start_network(
+    section: &NetworkSection,
+    identity: &Identity,
+    blobs: BlobAccess,
+    token: &CancellationToken,
+) -> Outcome<network::Network> {
+    let begun = std::time::Instant::now();
+    loop {
+        match network::start(network_config(section), identity, blobs.clone(), token.clone()).await {
+            Err(NetworkError::AddressInUse { .. }) if begun.elapsed() < PORTS_PATIENCE => {
+                tokio::time::sleep(METER_EVERY).await;
+            }
+            started => return started.map_err(Failure::environment),
+        }
     }
 }
 

@@ -290,13 +290,17 @@ impl Machine {
         }
     }
 
+    /// Why this node may not leave now, if so.
+    pub fn objection_to_leaving(&self) -> Option<&'static str> {
+        let needed = self.roster().succession() == [self.me] && self.roster().len() > 1 && !self.is_finished();
+        needed.then_some("this node is the only one that may coordinate: let another coordinator join before it leaves")
+    }
+
     pub(crate) fn on_leave_command(&mut self) {
         if self.leaving {
             return;
         }
-        let line = self.roster().succession();
-        if line == [self.me] && self.roster().len() > 1 {
-            let reason = "this node is the only one that may coordinate: let another coordinator join before it leaves";
+        if let Some(reason) = self.objection_to_leaving() {
             return self.event(Event::LeaveRefused { reason: reason.into() });
         }
         self.leaving = true;

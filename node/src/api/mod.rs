@@ -4,7 +4,7 @@
 mod routes;
 pub mod types;
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -80,7 +80,12 @@ impl Door {
                 "another process answers on {place}: stop it, or set api.socket"
             )));
         }
-        if path.exists() {
+        if let Ok(left) = std::fs::symlink_metadata(path) {
+            if !left.file_type().is_socket() {
+                return Err(Failure::user(format!(
+                    "api.socket names {place}, which is there already and is no socket: choose another name"
+                )));
+            }
             std::fs::remove_file(path)
                 .map_err(|error| Failure::environment(format!("cannot replace the stale socket {place}: {error}")))?;
         }

@@ -20,20 +20,25 @@ pub fn run(dir: &DataDir, args: &InitArgs, terminal: Terminal) -> Outcome {
             "--port 65535: models and updates use the next port, and there is none",
         ));
     }
-    for path in [dir.key(), dir.config()] {
-        if path.exists() {
-            return Err(Failure::user(format!(
-                "{} exists already: this folder has a node, and nothing is overwritten. Use it, or choose another --data-dir",
-                path.display()
-            )));
-        }
+    if dir.config().exists() {
+        return Err(Failure::user(format!(
+            "{} exists already: this folder has a node, and nothing is overwritten. Use it, or choose another --data-dir",
+            dir.config().display()
+        )));
     }
     dir.create()
         .map_err(|error| Failure::environment(format!("cannot make the folder {dir}: {error}")))?;
-    let mut secret = [0; 32];
-    getrandom::fill(&mut secret)
-        .map_err(|error| Failure::environment(format!("the system gives no random numbers: {error}")))?;
-    keys::create(&dir.key(), secret)?;
+    // A key without settings is one that was restored, or whose init was cut short: it stays who it is.
+    let secret = if dir.key().exists() {
+        terminal.tell(format!("keeps  the identity in {}", dir.key().display()));
+        keys::load(&dir.key())?
+    } else {
+        let mut secret = [0; 32];
+        getrandom::fill(&mut secret)
+            .map_err(|error| Failure::environment(format!("the system gives no random numbers: {error}")))?;
+        keys::create(&dir.key(), secret)?;
+        secret
+    };
     write_settings(dir, &settings_text(args))?;
     terminal.tell(format!("node   {}", Identity::from_secret(secret).peer_id()));
     terminal.tell(format!(

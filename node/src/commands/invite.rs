@@ -10,6 +10,7 @@ use synod_protocol::session::Roles;
 use super::{Terminal, client, converse, seconds};
 use crate::api::types::{Empty, MintInvite, Minted, RevokeInvite, SessionView};
 use crate::cli::{InviteAction, InviteArgs};
+use crate::client::session_path;
 use crate::clock::unix_s;
 use crate::data_dir::DataDir;
 use crate::failure::{Failure, Outcome};
@@ -50,7 +51,7 @@ fn mint(dir: &DataDir, args: &InviteArgs, terminal: Terminal) -> Outcome {
         addresses: args.address.clone(),
     };
     let client = client(dir)?;
-    let minted: Minted = converse(async { client.post(&format!("/v1/sessions/{session}/invites"), &wanted).await })?;
+    let minted: Minted = converse(async { client.post(&session_path(session, "/invites"), &wanted).await })?;
     match args.json {
         true => terminal.print_json(&minted),
         false => terminal.print(&minted.key),
@@ -181,7 +182,7 @@ fn expiry(in_seconds: u64) -> u64 {
 
 fn revoke(dir: &DataDir, session: &str, key: &str, terminal: Terminal) -> Outcome {
     let client = client(dir)?;
-    let path = format!("/v1/sessions/{session}");
+    let path = session_path(session, "");
     let block = match key.trim().starts_with(PREFIX) {
         true => {
             let invite = Invite::decode(key).map_err(Failure::user)?;

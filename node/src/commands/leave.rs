@@ -4,17 +4,14 @@
 use super::{Terminal, client, converse};
 use crate::api::types::Empty;
 use crate::cli::NameArgs;
+use crate::client::session_path;
 use crate::data_dir::DataDir;
 use crate::failure::Outcome;
 
 /// Leaves.
 pub fn run(dir: &DataDir, args: &NameArgs, terminal: Terminal) -> Outcome {
     let client = client(dir)?;
-    let answer: Empty = converse(async {
-        client
-            .post(&format!("/v1/sessions/{}/leave", args.session), &Empty {})
-            .await
-    })?;
+    let answer: Empty = converse(async { client.post(&session_path(&args.session, "/leave"), &Empty {}).await })?;
     match args.json {
         true => terminal.print_json(&answer),
         false => terminal.tell(format!(

@@ -43,9 +43,13 @@ impl Terminal {
     pub fn print(&self, text: impl AsRef<str>) {
         let mut out = std::io::stdout().lock();
         let written = writeln!(out, "{}", text.as_ref()).and_then(|()| out.flush());
-        if written.is_err() {
-            // Whoever read has gone (`node log | head`): there is nothing left to do.
-            std::process::exit(0);
+        if let Err(error) = written {
+            // Whoever read has gone (`node log | head`): there is nothing left to do. Else a result is lost.
+            if error.kind() == std::io::ErrorKind::BrokenPipe {
+                std::process::exit(0);
+            }
+            eprintln!("error: the answer cannot be printed: {error}");
+            std::process::exit(2);
         }
     }
 

@@ -16,6 +16,7 @@ use synod_training::interchange::import_parameters;
 
 use super::{client, converse};
 use crate::api::types::{ConfigView, SessionView};
+use crate::client::session_path;
 use crate::data_dir::DataDir;
 use crate::failure::{Failure, Outcome};
 use crate::rounds::RoundRow;
@@ -46,7 +47,7 @@ pub fn of_session(dir: &DataDir, name: &str) -> Outcome<Model> {
     let client = client(dir)?;
     let (config, round, state, bytes) = match converse(async { Ok(client.is_running().await) })? {
         true => converse(async {
-            let path = format!("/v1/sessions/{name}");
+            let path = session_path(name, "");
             let view: SessionView = client.get(&path).await?;
             let config: ConfigView = client.get(&format!("{path}/config")).await?;
             let bytes = client.get_bytes(&format!("{path}/state")).await?;
@@ -78,7 +79,7 @@ pub fn of_session(dir: &DataDir, name: &str) -> Outcome<Model> {
 pub fn rounds_of(dir: &DataDir, name: &str, from: u64) -> Outcome<Vec<RoundRow>> {
     let client = client(dir)?;
     if converse(async { Ok(client.is_running().await) })? {
-        return converse(async { client.get(&format!("/v1/sessions/{name}/rounds?from={from}")).await });
+        return converse(async { client.get(&session_path(name, &format!("/rounds?from={from}"))).await });
     }
     let store = RocksStore::open(DataLock::acquire(dir.root())?)?;
     let rows = store.rounds(&record(&store, name)?.id, from)?;

@@ -7,6 +7,7 @@ use super::table::Table;
 use super::{Terminal, absolute, client, converse, short};
 use crate::api::types::{ConfigView, CreateSession, Joined, SessionView};
 use crate::cli::{CreateArgs, JsonArgs, NameArgs};
+use crate::client::session_path;
 use crate::data_dir::DataDir;
 use crate::failure::{Failure, Outcome};
 
@@ -66,7 +67,7 @@ pub fn list(dir: &DataDir, args: &JsonArgs, terminal: Terminal) -> Outcome {
 /// `node session show`
 pub fn show(dir: &DataDir, args: &NameArgs, terminal: Terminal) -> Outcome {
     let client = client(dir)?;
-    let path = format!("/v1/sessions/{}", args.session);
+    let path = session_path(&args.session, "");
     let (view, config): (SessionView, ConfigView) =
         converse(async { Ok((client.get(&path).await?, client.get(&format!("{path}/config")).await?)) })?;
     if args.json {

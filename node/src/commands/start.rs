@@ -1,6 +1,8 @@
 //! `node start`: runs the node in the foreground.
 //! The order of things is in `crate::node`; this only reads the settings and greets.
 
+use std::io::Write;
+
 use super::{Terminal, settings};
 use crate::cli::StartArgs;
 use crate::data_dir::DataDir;
@@ -23,10 +25,15 @@ pub fn run(dir: DataDir, args: &StartArgs, terminal: Terminal) -> Outcome {
 }
 
 fn greet(started: &Started, terminal: Terminal) {
-    terminal.tell(format!("node   {}", started.peer));
-    terminal.tell(format!("folder {}", started.data_dir));
-    for address in &started.listen {
-        terminal.tell(format!("listen {address}"));
+    if terminal.quiet {
+        return;
     }
-    terminal.tell("ready; stop with Ctrl-C or `node stop`");
+    let mut text = format!("node   {}\nfolder {}\n", started.peer, started.data_dir);
+    for address in &started.listen {
+        text += &format!("listen {address}\n");
+    }
+    text += "ready; stop with Ctrl-C or `node stop`\n";
+    // A node whose greeting nobody reads runs all the same.
+    let mut out = std::io::stdout().lock();
+    _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
 use synod_protocol::session::Lifecycle;
+use synod_storage::store::Standing;
 
 use super::table::Table;
 use super::{Terminal, bytes, client, converse, short};
@@ -173,7 +174,10 @@ async fn watch(client: &Client, terminal: Terminal) -> Outcome {
                 }
             }
         }
-        let is_over = |session: &SessionView| session.lifecycle == Lifecycle::Finished || session.stopped.is_some();
+        let is_over = |session: &SessionView| {
+            let ended = session.lifecycle == Lifecycle::Finished || session.standing == Standing::Left;
+            ended || session.stopped.is_some()
+        };
         if !sessions.is_empty() && sessions.iter().all(is_over) {
             shown.values().for_each(ProgressBar::abandon);
             return Ok(());
