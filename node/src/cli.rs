@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use synod_config::Override;
 
 use crate::commands::{self, Terminal};
+use crate::compute::Drill;
 use crate::data_dir::DataDir;
 use crate::failure::{Failure, Outcome};
 
@@ -395,6 +396,11 @@ pub struct EvaluateArgs {
 
 /// Reads the process's arguments and does what they say.
 pub fn run() -> ExitCode {
+    run_with(None)
+}
+
+/// The same for a test's binary whose trainers misbehave.
+pub fn run_with(drill: Option<Drill>) -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -405,7 +411,7 @@ pub fn run() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    match dispatch(cli) {
+    match dispatch(cli, drill) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("error: {failure}");
@@ -414,7 +420,7 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn dispatch(cli: Cli) -> Outcome {
+fn dispatch(cli: Cli, drill: Option<Drill>) -> Outcome {
     let terminal = Terminal {
         quiet: cli.quiet,
         verbose: cli.verbose,
@@ -422,7 +428,7 @@ fn dispatch(cli: Cli) -> Outcome {
     let dir = DataDir::new(data_dir(cli.data_dir)?);
     match cli.command {
         Command::Init(args) => commands::init::run(&dir, &args, terminal),
-        Command::Start(args) => commands::start::run(dir, &args, terminal),
+        Command::Start(args) => commands::start::run(dir, &args, drill, terminal),
         Command::Session(SessionCommand::Create(args)) => commands::session::create(&dir, &args, terminal),
         Command::Session(SessionCommand::List(args)) => commands::session::list(&dir, &args, terminal),
         Command::Session(SessionCommand::Show(args)) => commands::session::show(&dir, &args, terminal),

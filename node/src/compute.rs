@@ -14,12 +14,15 @@ use synod_protocol::task::{JobId, Task, TaskFailure, TaskResult};
 use synod_storage::blobs::BlobStore;
 use synod_training::device::DeviceChoice;
 use synod_training::factory::{BuildError, build_trainer, build_trainer_without_data};
-use synod_training::trainer::{Continue, Progress};
+use synod_training::trainer::{Continue, Progress, Trainer};
 use synod_training::worker::Worker;
 use tokio::sync::{mpsc, watch};
 
 /// Tasks that wait for a worker. A machine has a handful at most; the next one is refused as a failure.
 const QUEUE_LENGTH: usize = 16;
+
+/// Puts something around a trainer: for drills with members that misbehave. The binary `node` never has one.
+pub type Drill = fn(Box<dyn Trainer>) -> Box<dyn Trainer>;
 
 /// What makes a session's worker on this machine, as often as one is needed.
 #[derive(Debug, Clone)]
@@ -32,6 +35,8 @@ pub struct WorkerPlan {
     pub data: Option<std::path::PathBuf>,
     /// Where it computes.
     pub device: DeviceChoice,
+    /// A drill, in tests.
+    pub drill: Option<Drill>,
 }
 
 impl WorkerPlan {
@@ -41,6 +46,10 @@ impl WorkerPlan {
         let trainer = match &self.data {
             Some(path) => build_trainer(training, self.member, Some(path), &self.device)?,
             None => build_trainer_without_data(training, self.member, &self.device)?,
+        };
+        let trainer = match self.drill {
+            Some(drill) => drill(trainer),
+            None => trainer,
         };
         let aggregation = &self.config.aggregation;
         Ok(Worker::new(
@@ -252,6 +261,7 @@ mod tests {
             member,
             data: None,
             device: DeviceChoice::Cpu,
+            drill: None,
         };
         let compute = Compute::start(config.id(), plan, None, blobs.clone(), send).unwrap();
         World {

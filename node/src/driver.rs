@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::types::SessionView;
 use crate::clock::Clock;
-use crate::compute::{Answer, Compute, WorkerPlan};
+use crate::compute::{Answer, Compute, Drill, WorkerPlan};
 use crate::data_dir::DataDir;
 use crate::effects::{Effects, fetch_result};
 use crate::events_log::EventsLog;
@@ -114,6 +114,8 @@ pub struct Parts {
     pub device: DeviceChoice,
     /// Bytes of an event log.
     pub events_max_bytes: u64,
+    /// A drill, in tests.
+    pub drill: Option<Drill>,
 }
 
 struct Joiner {
@@ -444,6 +446,7 @@ impl Driver {
             member: self.parts.identity.peer_id(),
             data: record.data.as_ref().map(PathBuf::from),
             device: self.parts.device,
+            drill: self.parts.drill,
         };
         let compute = Compute::start(id, plan, worker, effects.blobs.clone(), self.answers.clone());
         let stopped = compute

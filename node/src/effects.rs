@@ -110,7 +110,14 @@ impl Effects {
                     }));
                 }
             }
-            Output::Cancel(job) => runtime.compute.iter().for_each(|compute| compute.cancel(job)),
+            Output::Cancel(job) => {
+                runtime.compute.iter().for_each(|compute| compute.cancel(job));
+                let fetches = self
+                    .fetches
+                    .iter()
+                    .filter(|(_, (of, fetch, _))| (*of, *fetch) == (session, job));
+                fetches.for_each(|(id, _)| self.network.cancel(*id));
+            }
             Output::Fetch {
                 job,
                 blob,

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{Context, Door};
 use crate::clock::Clock;
+use crate::compute::Drill;
 use crate::data_dir::DataDir;
 use crate::driver::{Driver, Parts};
 use crate::effects::Effects;
@@ -34,8 +35,8 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// How long ports may stay taken by a node that is just going.
 const PORTS_PATIENCE: Duration = Duration::from_secs(4);
 
-/// Runs a node until it is asked to stop. `ready` hears of it once every part runs.
-pub async fn run(data_dir: DataDir, config: NodeConfig, ready: impl FnOnce(&Started)) -> Outcome {
+/// Runs a node until it is asked to stop; with a drill, its trainers misbehave. `ready` hears of it once every part runs.
+pub async fn run(data_dir: DataDir, config: NodeConfig, drill: Option<Drill>, ready: impl FnOnce(&Started)) -> Outcome {
     // Start, in order.
     // 1. Logging, so that everything after it can be seen.
     telemetry::start(&config.log)?;
@@ -79,6 +80,7 @@ pub async fn run(data_dir: DataDir, config: NodeConfig, ready: impl FnOnce(&Star
         data_dir: data_dir.clone(),
         device,
         events_max_bytes: config.log.events_max_bytes,
+        drill,
     });
     driver.resume()?;
     let driving = tokio::spawn(driver.run(inbox, network.events, token.clone()));
@@ -91,6 +93,7 @@ pub async fn run(data_dir: DataDir, config: NodeConfig, ready: impl FnOnce(&Star
         blobs,
         data_dir: data_dir.clone(),
         device,
+        drill,
         clock,
         shutdown: token.clone(),
     };

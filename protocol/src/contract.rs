@@ -123,7 +123,7 @@ pub enum Output {
         /// The work.
         task: Task,
     },
-    /// Stop that work if it has not ended; it is answered all the same.
+    /// Stop that computation or fetch if it has not ended; it is answered all the same.
     Cancel(JobId),
     /// Bring this blob into the store; if it is there, answer at once.
     Fetch {

@@ -471,10 +471,8 @@ impl Machine {
             .map(|(id, _)| *id)
             .collect();
         for id in gone {
-            let job = self.jobs.remove(&id).expect("it was just listed");
-            if matches!(job, Job::Train | Job::Aggregate | Job::Check | Job::Evaluate) {
-                self.out.push(Output::Cancel(id));
-            }
+            self.jobs.remove(&id);
+            self.out.push(Output::Cancel(id));
         }
     }
 

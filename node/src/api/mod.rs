@@ -17,6 +17,7 @@ use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::compute::Drill;
 use crate::data_dir::DataDir;
 use crate::driver::DriverHandle;
 use crate::failure::{Failure, Outcome};
@@ -42,6 +43,8 @@ pub struct Context {
     pub data_dir: DataDir,
     /// Where it computes.
     pub device: DeviceChoice,
+    /// A drill, in tests.
+    pub drill: Option<Drill>,
     /// Time.
     pub clock: Clock,
     /// Stops the node.

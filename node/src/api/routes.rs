@@ -439,13 +439,19 @@ async fn build_worker(context: &Context, config: &SessionConfig, data: Option<St
             config.name, needs.sentence
         )));
     }
-    let (config, member, device) = (config.clone(), context.identity.peer_id(), context.device);
+    let (config, member, device, drill) = (
+        config.clone(),
+        context.identity.peer_id(),
+        context.device,
+        context.drill,
+    );
     blocking(move || {
         WorkerPlan {
             config,
             member,
             data,
             device,
+            drill,
         }
         .build()
         .map_err(Failure::user)

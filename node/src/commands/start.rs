@@ -5,12 +5,13 @@ use std::io::Write;
 
 use super::{Terminal, settings};
 use crate::cli::StartArgs;
+use crate::compute::Drill;
 use crate::data_dir::DataDir;
 use crate::failure::{Failure, Outcome};
 use crate::node::{self, Started};
 
 /// Runs until it is asked to stop.
-pub fn run(dir: DataDir, args: &StartArgs, terminal: Terminal) -> Outcome {
+pub fn run(dir: DataDir, args: &StartArgs, drill: Option<Drill>, terminal: Terminal) -> Outcome {
     let config = settings(&dir, &args.overrides(terminal.verbose)?)?;
     synod_training::tune_allocator();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -18,7 +19,7 @@ pub fn run(dir: DataDir, args: &StartArgs, terminal: Terminal) -> Outcome {
         .thread_name("async")
         .build();
     let runtime = runtime.map_err(|error| Failure::environment(format!("the system gives no threads: {error}")))?;
-    let outcome = runtime.block_on(node::run(dir, config, |started| greet(started, terminal)));
+    let outcome = runtime.block_on(node::run(dir, config, drill, |started| greet(started, terminal)));
     // What still runs (a blocking read, say) must not hold the process.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     outcome

@@ -10,7 +10,7 @@ use crate::message::{Message, Proposal, Term};
 use crate::reject::{Evidence, Reject};
 use crate::round::exchanging::Stage;
 use crate::session::Verification;
-use crate::signed::Verified;
+use crate::signed::{Signed, Verified};
 use crate::task::{MemberVerdict, Outcome, Task, TaskFailure};
 
 /// A proposal under examination.
@@ -20,7 +20,7 @@ pub(crate) struct Check {
     pub id: BodyId,
     pub message: Verified<Message>,
     /// Blobs that are not here yet: their lengths, and who should have them.
-    missing: BTreeMap<BlobId, (u64, PeerId)>,
+    missing: BTreeMap<BlobId, (u64, Vec<PeerId>)>,
     /// A fetch or computation failed; it is tried again with the next heartbeat.
     stalled: bool,
 }
@@ -90,12 +90,17 @@ impl Machine {
         // majority holds what a majority voted for; recomputing needs the updates.
         let missing = match (body.round, self.info.terms.verification) {
             (0, _) => BTreeMap::new(),
-            (_, Verification::Digest) => BTreeMap::from([(body.state, (body.state_bytes, body.proposer))]),
+            (_, Verification::Digest) => {
+                // Those who voted for it in an earlier term hold it too.
+                let mut holders = vec![body.proposer];
+                holders.extend(locked_on(proposal, &id));
+                BTreeMap::from([(body.state, (body.state_bytes, holders))])
+            }
             (_, Verification::Recompute) => {
                 self.drop_jobs(|job| matches!(job, Job::Train | Job::Check));
                 let updates = body.used.iter().map(|used| &used.update);
                 updates
-                    .map(|update| (update.payload, (update.bytes, update.peer)))
+                    .map(|update| (update.payload, (update.bytes, vec![update.peer])))
                     .collect()
             }
         };
@@ -133,10 +138,11 @@ impl Machine {
         let Some(check) = &self.work.check else { return };
         let proposer = check.message.signer();
         let wanted = check.missing.clone();
-        for (blob, (bytes, holder)) in wanted {
+        for (blob, (bytes, mut holders)) in wanted {
             let job = Job::CheckPayload(blob);
             if !self.has_job(&job) {
-                self.fetch(job, blob, bytes, vec![holder, proposer]);
+                holders.push(proposer);
+                self.fetch(job, blob, bytes, holders);
             }
         }
     }
@@ -225,4 +231,13 @@ impl Machine {
             ));
         }
     }
+}
+
+/// The members that said in the promises behind a proposal that they voted for its body.
+fn locked_on(proposal: &Proposal, id: &BodyId) -> Vec<PeerId> {
+    let voted = |signed: &Signed<Message>| match signed.verify().ok()?.value() {
+        Message::TermChange(change) => change.locked.filter(|(_, body)| body == id).map(|_| signed.signer()),
+        _ => None,
+    };
+    proposal.justification.iter().filter_map(voted).collect()
 }

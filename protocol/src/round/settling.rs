@@ -181,7 +181,13 @@ impl Machine {
         };
         let Some(lead) = &mut self.work.lead else { return };
         lead.stage = Stage::Proposed(Box::new(proposed));
-        self.vote(&verified, term, id);
+        // What this member computed or voted for itself it need not examine; another's body, repeated in a later term, it must.
+        let known = self.work.vote.as_ref().is_some_and(|locked| locked.body == id);
+        if known || self.succession.computed == Some(state) {
+            self.vote(&verified, term, id);
+        } else {
+            self.begin_check(&verified, term, id);
+        }
     }
 
     /// Sends the proposal again to those who have not voted.

@@ -421,6 +421,11 @@ impl Machine {
         if self.base.is_none_or(|base| !base.held) {
             return;
         }
+        if let Some(signed) = self.work.own_proposals.get(&term).cloned() {
+            // It was elected before it crashed: the proposal that it signed holds the proof.
+            self.work.lead = Some(Lead::new(term, self.now));
+            return self.stand_by(signed);
+        }
         let promises = self.promises(term);
         if promises.len() < self.roster().majority() {
             return;
@@ -445,9 +450,7 @@ impl Machine {
             not_before,
             ..lead
         });
-        if let Some(signed) = self.work.own_proposals.get(&term).cloned() {
-            self.stand_by(signed);
-        } else if let Some(proposal) = repeated {
+        if let Some(proposal) = repeated {
             self.issue(Proposal {
                 term,
                 justification,

@@ -204,6 +204,7 @@ fn start(root: &Path, institutions: &[Institution], binary: NodeBinary) -> Resul
         names: institutions.iter().map(|one| one.name.clone()).collect(),
         start_flags: vec!["--threads".to_owned(), threads.to_string()],
         binary: Some(binary),
+        others: std::collections::BTreeMap::new(),
     };
     say(&format!(
         "Starting four nodes on loopback; their logs are in {}",

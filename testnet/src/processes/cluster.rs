@@ -1,6 +1,7 @@
 //! Several nodes on loopback, each with its own folder, identity, ports and log, and what tests and the demo do with them.
 //! Dropping a cluster kills its nodes; a guard beside each does so where the program dies first.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -25,6 +26,8 @@ pub struct Plan {
     pub start_flags: Vec<String>,
     /// The binary; none: see [`NodeBinary::find`].
     pub binary: Option<NodeBinary>,
+    /// Nodes that run another binary, by their places: a member that misbehaves, say.
+    pub others: BTreeMap<usize, NodeBinary>,
 }
 
 impl Plan {
@@ -35,6 +38,7 @@ impl Plan {
             names: (0..count).map(|index| format!("node-{index}")).collect(),
             start_flags: vec!["--threads".to_owned(), "1".to_owned()],
             binary: None,
+            others: BTreeMap::new(),
         }
     }
 
@@ -82,15 +86,17 @@ impl Cluster {
             names,
             start_flags,
             binary,
+            others,
         } = plan;
         let binary = binary.map_or_else(NodeBinary::find, Ok)?;
         fs::create_dir_all(&root).map_err(ProcessError::io("make", &root))?;
         let root = root.canonicalize().map_err(ProcessError::io("find", &root))?;
-        let node = |name: &String| {
+        let node = |(index, name): (usize, &String)| {
+            let binary = others.get(&index).unwrap_or(&binary);
             let log = root.join("logs").join(format!("{name}.log"));
             NodeProcess::new(name, binary.clone(), root.join(name), log, start_flags.clone())
         };
-        let nodes: Vec<_> = names.iter().map(node).collect();
+        let nodes: Vec<_> = names.iter().enumerate().map(node).collect();
         for node in &nodes {
             node.init(ports::free_pair()?)?;
         }
