@@ -138,6 +138,8 @@ impl Default for LogSection {
 pub struct RetentionSection {
     /// Settled rounds whose states and updates stay on disk beyond those that the session needs.
     pub rounds: u64,
+    /// Bytes of blobs that a session may keep, beyond its newest round; the oldest rounds go first.
+    pub max_bytes: u64,
     /// The node refuses to start with less free space than this, in bytes.
     pub min_free_bytes: u64,
 }
@@ -147,6 +149,8 @@ impl Default for RetentionSection {
         // Two rounds: a member that was away for a moment still finds what it missed.
         Self {
             rounds: 2,
+            // Four members' updates and states of a model of 500 M parameters for three rounds.
+            max_bytes: 32 << 30,
             min_free_bytes: 256 << 20,
         }
     }

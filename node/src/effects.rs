@@ -13,6 +13,7 @@ use synod_protocol::journal::JournalEntry;
 use synod_protocol::task::{JobId, Round, TaskResult};
 use synod_storage::blobs::BlobStore;
 use synod_storage::error::StoreError;
+use synod_storage::retention::{self, RetentionConfig};
 use synod_storage::store::{BlobLink, Standing, Store};
 use tokio::sync::watch;
 use tokio::task::block_in_place;
@@ -38,8 +39,8 @@ pub struct Effects {
     pub blobs: BlobStore,
     /// What has gone through the node so far.
     pub meter: watch::Receiver<Meter>,
-    /// Settled rounds whose blobs are kept beyond what the machines ask for.
-    pub extra_rounds: u64,
+    /// How much of the past is kept beyond what the machines ask for.
+    pub retention: RetentionConfig,
     rows: SyncSender<(SessionId, RoundRow)>,
     row_writer: JoinHandle<()>,
     fetches: BTreeMap<FetchId, (SessionId, JobId, u64)>,
@@ -53,7 +54,7 @@ impl Effects {
         store: Arc<dyn Store>,
         blobs: BlobStore,
         meter: watch::Receiver<Meter>,
-        extra_rounds: u64,
+        retention: RetentionConfig,
     ) -> Self {
         let (rows, row_writer) = write_rows(Arc::clone(&store));
         Self {
@@ -61,7 +62,7 @@ impl Effects {
             store,
             blobs,
             meter,
-            extra_rounds,
+            retention,
             rows,
             row_writer,
             fetches: BTreeMap::new(),
@@ -225,12 +226,18 @@ impl Effects {
     }
 
     fn retire(&self, session: SessionId, keep_from: Round, keep: &[BlobId]) -> Result<(), StoreError> {
-        let keep_from = keep_from.saturating_sub(self.extra_rounds);
+        // The machine needs the round before the current one; the operator's bounds say what stays beyond that.
+        let current = keep_from + 1;
         block_in_place(|| {
-            for blob in self.store.retire(&session, keep_from, keep)? {
-                self.blobs.remove(&blob)?;
-            }
-            Ok(())
+            retention::apply(
+                self.store.as_ref(),
+                &self.blobs,
+                &session,
+                current,
+                keep,
+                &self.retention,
+            )
+            .map(|_| ())
         })
     }
 

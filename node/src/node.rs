@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use synod_config::NodeConfig;
-use synod_config::node_config::NetworkSection;
+use synod_config::node_config::{NetworkSection, RetentionSection};
 use synod_protocol::identity::Identity;
 use synod_storage::blobs::BlobStore;
 use synod_storage::lock::DataLock;
+use synod_storage::retention::RetentionConfig;
 use synod_storage::rocks_store::RocksStore;
 use synod_storage::store::Store;
 use synod_storage::{keys, retention};
@@ -70,7 +71,7 @@ pub async fn run(data_dir: DataDir, config: NodeConfig, drill: Option<Drill>, re
         Arc::clone(&store),
         blobs.clone(),
         start_meter(handle.clone(), network_token.clone()),
-        config.retention.rounds,
+        kept(&config.retention),
     );
     let device = config.device();
     let (mut driver, inbox, driver_handle) = Driver::new(Parts {
@@ -130,6 +131,14 @@ pub async fn run(data_dir: DataDir, config: NodeConfig, drill: Option<Drill>, re
         Err(error) => Err(Failure::environment(format!(
             "the driver was stopped from outside: {error}"
         ))),
+    }
+}
+
+/// The operator's bounds, with the two rounds that a session itself needs.
+fn kept(section: &RetentionSection) -> RetentionConfig {
+    RetentionConfig {
+        rounds: section.rounds.saturating_add(2),
+        max_bytes: section.max_bytes,
     }
 }
 
