@@ -182,6 +182,15 @@ impl NodeConfig {
         if self.compute.threads > 4096 {
             return refuse("compute.threads", "at most 4096".to_owned());
         }
+        if !["error", "warn", "info", "debug", "trace"].contains(&self.log.level.as_str()) {
+            return refuse("log.level", "must be error, warn, info, debug or trace".to_owned());
+        }
+        if self.network.connections_max == 0 {
+            return refuse(
+                "network.connections_max",
+                "at least 1, or nobody can be reached".to_owned(),
+            );
+        }
         if self.network.listen.is_empty() {
             return refuse("network.listen", "at least one address is needed".to_owned());
         }

@@ -227,10 +227,12 @@ pub fn session_id(canonical: &[u8]) -> SessionId {
 }
 
 fn check_name(name: &str) -> Result<(), SessionConfigError> {
-    let printable = name.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c));
+    // It stands in commands and file names: nothing that a shell, an option parser or a folder would take for its own.
+    let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+    let printable = plain && name.starts_with(|c: char| c.is_ascii_alphanumeric());
     if name.is_empty() || !printable || name.chars().count() > limits::NAME_CHARS {
         let reason = format!(
-            "a session needs a name of 1 to {} letters, digits, `-`, `_` or `.` (in the file, or by --name)",
+            "a session needs a name of 1 to {} letters, digits, `-`, `_` or `.`, the first a letter or digit (in the file, or by --name)",
             limits::NAME_CHARS
         );
         return Err(refuse("name", format!("\"{}\"", name.escape_default()), reason));
@@ -342,6 +344,8 @@ mod tests {
         let cases = [
             ("", "name = \"\": a session needs a name"),
             ("name = 'a b'", "name = \"a b\""),
+            ("name = '-x'", "name = \"-x\""),
+            ("name = '..'", "name = \"..\""),
             (
                 "name = 'a'\n[protocol]\nrounds = 0",
                 "protocol.rounds = 0: it must be 1 to 1000000",

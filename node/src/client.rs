@@ -2,6 +2,7 @@
 //! It starts no node and reads no store.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -14,6 +15,9 @@ use tokio::net::UnixStream;
 use crate::api::types::Problem;
 use crate::data_dir::DataDir;
 use crate::failure::{Failure, Outcome};
+
+/// How long a running node may take for an answer that needs no work.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The API's path for a session that an operator named, and what follows it.
 pub fn session_path(name: &str, rest: &str) -> String {
@@ -52,13 +56,13 @@ impl Client {
 
     /// Reads.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Outcome<T> {
-        let body = self.send(Method::GET, path, Bytes::new()).await?;
+        let body = self.send_in_time(path).await?;
         self.read(&body)
     }
 
     /// Reads an answer that is no JSON.
     pub async fn get_bytes(&self, path: &str) -> Outcome<Bytes> {
-        self.send(Method::GET, path, Bytes::new()).await
+        self.send_in_time(path).await
     }
 
     /// Asks for a change.
@@ -70,6 +74,18 @@ impl Client {
 
     fn read<T: DeserializeOwned>(&self, body: &[u8]) -> Outcome<T> {
         serde_json::from_slice(body).map_err(|error| unlike(&self.data_dir, &error))
+    }
+
+    /// Reads; a node that hangs is said to.
+    async fn send_in_time(&self, path: &str) -> Outcome<Bytes> {
+        let asked = tokio::time::timeout(PATIENCE, self.send(Method::GET, path, Bytes::new()));
+        asked.await.unwrap_or_else(|_| {
+            Err(Failure::environment(format!(
+                "the node on {} has not answered for {} s: see its log; if it hangs, end its process and start it again",
+                self.data_dir,
+                PATIENCE.as_secs()
+            )))
+        })
     }
 
     async fn send(&self, method: Method, path: &str, body: Bytes) -> Outcome<Bytes> {

@@ -220,7 +220,7 @@ impl Invite {
     /// Reads a printed key and checks all that can be checked without asking the issuer (`now_unix_s`: this clock).
     pub fn parse(text: &str, now_unix_s: u64) -> Result<Self, InviteError> {
         let invite = Self::decode(text)?;
-        invite.chain.check()?;
+        invite.check()?;
         let expires = invite.permission().expires_unix_s;
         if now_unix_s >= expires {
             return Err(InviteError::Expired {
@@ -289,9 +289,16 @@ impl Invite {
         )
     }
 
-    /// Whether all signatures hold and each block narrows the one before.
+    /// Whether all signatures hold, each block narrows the one before, and the secret is the last holder's.
     pub fn check(&self) -> Result<(), InviteError> {
-        self.chain.check()
+        self.chain.check()?;
+        let last = self.chain.blocks.len() - 1;
+        let holds = Identity::from_secret(self.secret).peer_id() == self.chain.blocks[last].holder;
+        if holds {
+            Ok(())
+        } else {
+            Err(InviteError::Forged { block: last })
+        }
     }
 
     /// Refuses a key for another session than the expected one.
@@ -560,6 +567,12 @@ mod tests {
         assert!(narrow(Roles::of(&[Role::Observer]), NOW + 30, 1).is_err());
         assert!(narrow(trainer, NOW + 61, 1).is_err());
         assert!(narrow(trainer, NOW + 30, 4).is_err());
+        let mut stolen = invite();
+        stolen.secret = [9; 32];
+        assert_eq!(
+            Invite::parse(&stolen.to_text(), NOW).unwrap_err(),
+            InviteError::Forged { block: 0 }
+        );
         let mut widened = invite();
         let wide = Permission {
             uses: 100,

@@ -29,6 +29,14 @@ pub fn read_documents(path: &Path) -> Result<Documents, DataError> {
             reason,
         },
     })?;
+    if !kind.is_dir() && !kind.is_file() {
+        // Reading a pipe or a device may never end.
+        let reason = std::io::Error::other("it is neither a file nor a folder");
+        return Err(DataError::Unreadable {
+            path: path.to_owned(),
+            reason,
+        });
+    }
     if !kind.is_dir() {
         read_file(path, &mut documents)?;
         return Ok(documents);
