@@ -13,10 +13,11 @@ DEMO ?= target/demo
 # What `make simulate` runs.
 SCENARIO ?= testnet/scenarios/baseline.toml
 SEED ?= 1
+SEEDS ?= 1..50
 PEERS ?=
 ROUNDS ?=
 
-.PHONY: help deps build demo test test-architecture lint format-check clippy simulate check-cuda clean-demo
+.PHONY: help deps build demo test test-architecture lint format-check clippy simulate soak bench-aggregation check-cuda clean-demo
 
 ## help: list the targets
 help:
@@ -65,6 +66,15 @@ clippy:
 simulate:
 	@$(CARGO) build --release --quiet -p synod-testnet
 	@$(BUILD)/testnet simulate $(SCENARIO) --seed $(SEED) $(if $(PEERS),--peers $(PEERS)) $(if $(ROUNDS),--rounds $(ROUNDS))
+
+## soak: run every scenario (but the largest) over many seeds: SEEDS=1..200; the last line is JSON
+soak:
+	@$(CARGO) build --release --quiet -p synod-testnet
+	@$(BUILD)/testnet simulate $(filter-out testnet/scenarios/thousand_peers.toml,$(wildcard testnet/scenarios/*.toml)) --seeds $(SEEDS)
+
+## bench-aggregation: time rules and encodings; one JSON object a case
+bench-aggregation:
+	@$(CARGO) bench --quiet -p synod-aggregation
 
 ## check-cuda: type-check the CUDA build on a machine without a GPU, a CUDA toolkit or a network
 check-cuda: deps
