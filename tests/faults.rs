@@ -1,4 +1,4 @@
-//! The main job under faults, with real `node` processes on loopback: kills, bad data, full disks, and a liar.
+//! The main job under faults, with real `node` processes on loopback: kills, bad data, full disks.
 //! No test here asserts how long something takes; each waits for a state, with a generous limit that only ends a hang.
 
 use std::fs;
@@ -213,7 +213,9 @@ fn bad_data_is_refused_at_the_door() -> Outcome {
     let empty = dir.path().join("empty.txt");
     fs::write(&empty, "").expect("writable");
     let missing = dir.path().join("missing.txt");
-    for path in [&empty, &missing] {
+    let corrupt = dir.path().join("corrupt.jsonl");
+    fs::write(&corrupt, "{\"text\": \"good\"}\n{\"text\": oops\u{0}\n".repeat(900)).expect("writable");
+    for path in [&empty, &missing, &corrupt] {
         let path = path.display().to_string();
         let answer = cluster.node(1).run(&["join", &key, "--data", &path])?;
         assert_ne!(answer.code(), Some(0), "{path} was taken");

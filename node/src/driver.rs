@@ -151,13 +151,15 @@ impl Driver {
         )
     }
 
-    /// Goes on with every session in the store. One that cannot be resumed is shown as stopped; the others go on.
+    /// Goes on with every session in the store. One that cannot be resumed is logged and left as it is; the others go on.
     pub fn resume(&mut self) -> Result<(), StoreError> {
         for record in self.parts.effects.store.sessions()? {
-            let id = record.id;
-            match SessionConfig::from_peer(&record.config, id) {
-                Ok(config) => self.begin(record, config, None)?,
-                Err(error) => tracing::error!(session = record.name, %id, %error, "this session cannot be resumed"),
+            let (id, name) = (record.id, record.name.clone());
+            let resumed = SessionConfig::from_peer(&record.config, id)
+                .map_err(|error| error.to_string())
+                .and_then(|config| self.begin(record, config, None).map_err(|error| error.to_string()));
+            if let Err(error) = resumed {
+                tracing::error!(session = name, %id, error, "this session cannot be resumed");
             }
         }
         Ok(())

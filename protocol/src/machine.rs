@@ -604,6 +604,10 @@ impl Machine {
     }
 
     pub(crate) fn announce_members(&mut self) {
+        if self.is_out() {
+            // Who has left keeps nobody's connection.
+            return self.out.push(Output::Members(Vec::new()));
+        }
         let mut members: BTreeSet<PeerId> = self.roster().peers().collect();
         members.extend(self.door.admitted_peers());
         members.insert(self.info.creator);

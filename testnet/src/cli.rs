@@ -23,6 +23,11 @@ pub struct Cli {
     command: Command,
 }
 
+/// Reads the process's arguments and does what they say.
+pub fn main() -> ExitCode {
+    Cli::parse().run()
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run scenarios in virtual time and check safety, liveness and learning

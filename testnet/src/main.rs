@@ -1,11 +1,6 @@
-//! The `testnet` binary: parse the command line, run it, exit with its code.
-//! Everything else is in the library.
+//! The `testnet` binary: reads the command line and does what it says.
+//! Everything is in the library.
 
-use std::process::ExitCode;
-
-use clap::Parser;
-use synod_testnet::cli::Cli;
-
-fn main() -> ExitCode {
-    Cli::parse().run()
+fn main() -> std::process::ExitCode {
+    synod_testnet::cli::main()
 }

@@ -34,6 +34,9 @@ use crate::failure::{Failure, Fault, Outcome};
 use crate::joining::Joining;
 use crate::rounds::{Bytes, RoundRow};
 
+/// Nobody waits for an issuer longer than this, in seconds.
+const PATIENCE_MAX_S: u64 = 3_600;
+
 /// All routes.
 pub fn router(context: Context) -> Router {
     Router::new()
@@ -284,7 +287,7 @@ async fn join(State(context): State<Context>, Body(wanted): Body<JoinSession>) -
         )));
     }
     let admitted = joining(&context)
-        .ask(&invite, Duration::from_secs(wanted.patience_s))
+        .ask(&invite, Duration::from_secs(wanted.patience_s.min(PATIENCE_MAX_S)))
         .await?;
     let config = admitted.config;
     let roles = admitted.admission.verify().map_err(Failure::environment)?.value().roles;
@@ -318,7 +321,7 @@ async fn join(State(context): State<Context>, Body(wanted): Body<JoinSession>) -
 async fn probe(State(context): State<Context>, Body(wanted): Body<JoinSession>) -> Outcome<Json<Probed>> {
     let invite = read_key(&context, &wanted.key).await?;
     let problem = joining(&context)
-        .probe(&invite, Duration::from_secs(wanted.patience_s))
+        .probe(&invite, Duration::from_secs(wanted.patience_s.min(PATIENCE_MAX_S)))
         .await;
     Ok(Json(Probed {
         problem: problem.map(|failure| failure.message),

@@ -78,7 +78,9 @@ fn settings(dir: &DataDir, flags: &[Override]) -> Outcome<NodeConfig> {
             "there is no node in {dir}: make one with `node init`"
         )));
     }
-    Ok(load_node(&dir.config(), std::env::vars(), flags)?)
+    // A variable that is no text is none of ours.
+    let texts = std::env::vars_os().filter_map(|(key, value)| key.into_string().ok().zip(value.into_string().ok()));
+    Ok(load_node(&dir.config(), texts, flags)?)
 }
 
 /// A client for the node on this folder.
