@@ -577,7 +577,14 @@ async fn a_restarted_peer_is_found_again_on_its_old_address() {
     a.wait_gone(peer).await;
 
     // The system frees the ports a moment after the last task is gone.
-    while std::net::UdpSocket::bind(listen.bulk[0]).is_err() {
+    let port = |address: &String| address.split('/').nth(4).and_then(|port| port.parse::<u16>().ok());
+    let mut ports: Vec<u16> = listen.control.iter().filter_map(port).collect();
+    ports.push(listen.bulk[0].port());
+    let is_free = |port: &u16| {
+        let here = ("127.0.0.1", *port);
+        std::net::UdpSocket::bind(here).is_ok() && std::net::TcpListener::bind(here).is_ok()
+    };
+    while !ports.iter().all(is_free) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let blobs = BlobAccess::folder(folder.path());

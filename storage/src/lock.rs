@@ -4,10 +4,14 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::error::StoreError;
 use crate::files;
 use crate::store::Result;
+
+/// How long a lock that is held is tried again.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The right to use a data directory, for as long as this value lives.
 #[derive(Debug)]
@@ -28,15 +32,18 @@ impl DataLock {
             .truncate(false)
             .open(&path);
         let mut file = opened.map_err(StoreError::io("open", &path))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(StoreError::AlreadyRunning {
-                    pid: pid_in(&mut file),
-                    path: dir.to_owned(),
-                });
+        let begun = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                // Who only looks (`holder`, `node log`) holds it for a moment; who goes, for a moment longer.
+                Err(TryLockError::WouldBlock) if begun.elapsed() < PATIENCE => std::thread::sleep(PATIENCE / 40),
+                Err(TryLockError::WouldBlock) => {
+                    let (pid, path) = (pid_in(&mut file), dir.to_owned());
+                    return Err(StoreError::AlreadyRunning { pid, path });
+                }
+                Err(TryLockError::Error(error)) => return Err(StoreError::io("lock", &path)(error)),
             }
-            Err(TryLockError::Error(error)) => return Err(StoreError::io("lock", &path)(error)),
         }
         let written = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
         written.map_err(StoreError::io("write", &path))?;
