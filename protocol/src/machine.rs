@@ -706,7 +706,7 @@ impl Machine {
             return;
         };
         self.retry_state_at = self.now.after_ms(self.info.terms.lost_after_ms);
-        // The proposer has it; voters that recomputed have it too. Members ask in different orders to spread the load.
+        // Whoever voted for it holds it, and so does its proposer. Members ask in different orders to spread the load.
         let mut from: Vec<PeerId> = last
             .votes
             .iter()
@@ -717,10 +717,7 @@ impl Machine {
         from.rotate_left(turn);
         let sure = last.body.proposer;
         from.retain(|peer| *peer != sure);
-        match self.info.terms.verification {
-            crate::session::Verification::Recompute => from.push(sure),
-            crate::session::Verification::Digest => from.insert(0, sure),
-        }
+        from.push(sure);
         from.extend(
             self.roster()
                 .peers()
