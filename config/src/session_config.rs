@@ -6,6 +6,7 @@ use synod_aggregation::{EncodingConfig, OuterConfig, RuleConfig};
 use synod_protocol::identity::{PeerId, SessionId};
 use synod_protocol::limits;
 use synod_protocol::session::{Terms, TermsError};
+use synod_training::MemberStateConfig;
 use synod_training::config::{ConfigError, TrainingConfig};
 
 /// First bytes of the canonical form.
@@ -39,6 +40,8 @@ pub struct AggregationConfig {
     pub encoding: EncodingConfig,
     /// How the combined update moves the model.
     pub outer: OuterConfig,
+    /// What each member carries from one of its updates to the next.
+    pub worker: MemberStateConfig,
 }
 
 impl Default for AggregationConfig {
@@ -48,6 +51,7 @@ impl Default for AggregationConfig {
             rule: RuleConfig::Mean,
             encoding: EncodingConfig::Bf16,
             outer: OuterConfig::default(),
+            worker: MemberStateConfig::default(),
         }
     }
 }
@@ -138,7 +142,12 @@ impl SessionConfig {
     }
 
     fn check_aggregation(&self) -> Result<(), SessionConfigError> {
-        let AggregationConfig { rule, encoding, outer } = &self.aggregation;
+        let AggregationConfig {
+            rule,
+            encoding,
+            outer,
+            worker,
+        } = &self.aggregation;
         let members = self.protocol.min_members as usize;
         rule.check(members).map_err(|error| {
             refuse(
@@ -150,7 +159,10 @@ impl SessionConfig {
         encoding
             .check()
             .map_err(|error| refuse("aggregation.encoding", encoding.name(), error))?;
-        outer.check().map_err(|error| refuse("aggregation.outer", "…", error))
+        outer.check().map_err(|error| refuse("aggregation.outer", "…", error))?;
+        worker
+            .check()
+            .map_err(|error| refuse("aggregation.worker.momentum", error.got, &error))
     }
 
     fn check_sizes(&self) -> Result<(), SessionConfigError> {

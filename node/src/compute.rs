@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 
 use synod_config::SessionConfig;
 use synod_protocol::identity::{BlobId, PeerId, SessionId};
-use synod_protocol::task::{JobId, Task, TaskFailure, TaskResult};
+use synod_protocol::task::{JobId, Round, Task, TaskFailure, TaskResult};
 use synod_storage::blobs::BlobStore;
 use synod_training::device::DeviceChoice;
 use synod_training::factory::{BuildError, build_trainer, build_trainer_without_data};
@@ -37,6 +37,8 @@ pub struct WorkerPlan {
     pub device: DeviceChoice,
     /// A drill, in tests.
     pub drill: Option<Drill>,
+    /// The blobs with what this member carries from earlier updates.
+    pub member_states: Vec<BlobId>,
 }
 
 impl WorkerPlan {
@@ -52,12 +54,8 @@ impl WorkerPlan {
             None => trainer,
         };
         let aggregation = &self.config.aggregation;
-        Ok(Worker::new(
-            trainer,
-            &aggregation.rule,
-            &aggregation.encoding,
-            aggregation.outer,
-        ))
+        let worker = Worker::new(trainer, &aggregation.rule, &aggregation.encoding, aggregation.outer);
+        Ok(worker.carrying(aggregation.worker))
     }
 }
 
@@ -70,6 +68,8 @@ pub struct Answer {
     pub job: JobId,
     /// What came out.
     pub result: Result<TaskResult, TaskFailure>,
+    /// The member's own state after a round, in the store: its round, its id, its length.
+    pub member_state: Option<(Round, BlobId, u64)>,
 }
 
 /// What the worker is doing, for status.
@@ -78,6 +78,9 @@ pub struct Activity {
     /// Local steps of the running training.
     pub progress: Option<Progress>,
 }
+
+/// A result whose blobs are in the store, and which of them is the member's own state after which round.
+type Stored = (TaskResult, Option<(Round, BlobId, u64)>);
 
 struct Order {
     job: JobId,
@@ -176,12 +179,16 @@ impl Bench {
     fn serve(&mut self, queue: &Receiver<Order>, answers: &mpsc::Sender<Answer>) {
         while let Ok(order) = queue.recv() {
             let job = order.job;
-            let result = self.run_caught(&order);
+            let (result, member_state) = match self.run_caught(&order) {
+                Ok((result, member_state)) => (Ok(result), member_state),
+                Err(failure) => (Err(failure), None),
+            };
             self.activity.send_replace(Activity::default());
             let answer = Answer {
                 session: self.session,
                 job,
                 result,
+                member_state,
             };
             if answers.blocking_send(answer).is_err() {
                 return;
@@ -189,7 +196,7 @@ impl Bench {
         }
     }
 
-    fn run_caught(&mut self, order: &Order) -> Result<TaskResult, TaskFailure> {
+    fn run_caught(&mut self, order: &Order) -> Result<Stored, TaskFailure> {
         let outcome = catch_unwind(AssertUnwindSafe(|| self.run(order)));
         outcome.unwrap_or_else(|panic| {
             // Its state is unknown now: the next task builds a new one.
@@ -204,16 +211,13 @@ impl Bench {
         })
     }
 
-    fn run(&mut self, order: &Order) -> Result<TaskResult, TaskFailure> {
+    fn run(&mut self, order: &Order) -> Result<Stored, TaskFailure> {
         if order.cancelled.load(Ordering::Relaxed) {
             return Err(TaskFailure::Environment("cancelled before it began".to_owned()));
         }
         let mut worker = match self.worker.take() {
             Some(worker) => worker,
-            None => self
-                .plan
-                .build()
-                .map_err(|error| TaskFailure::Environment(error.to_string()))?,
+            None => self.build()?,
         };
         let mut read = |id: &BlobId| self.blobs.read(id).map_err(|error| error.to_string());
         let mut progress = |now: Progress| {
@@ -227,12 +231,41 @@ impl Bench {
         let done = worker.run(&order.task, &mut read, &mut progress);
         self.worker = Some(worker);
         let done = done?;
-        for (_, bytes) in &done.blobs {
+        let mut member_state = None;
+        for (id, bytes) in &done.blobs {
             self.blobs
                 .put(bytes)
                 .map_err(|error| TaskFailure::Environment(error.to_string()))?;
+            if let Some((round, state)) = done.member_state
+                && state == *id
+            {
+                member_state = Some((round, state, bytes.len() as u64));
+                self.plan.member_states.push(state);
+            }
         }
-        Ok(done.result)
+        Ok((done.result, member_state))
+    }
+
+    /// A fresh worker with what this member carries. What of that is lost is lost: the operator hears of it, and the
+    /// member goes on as one that has just joined.
+    fn build(&self) -> Result<Worker, TaskFailure> {
+        let built = self.plan.build();
+        let mut worker = built.map_err(|error| TaskFailure::Environment(error.to_string()))?;
+        // The blobs of earlier rounds are gone, and rightly so.
+        let newest = self.plan.member_states.iter().rev().take(2);
+        for id in newest {
+            let read = self.blobs.read(id).map_err(|error| error.to_string());
+            let restored =
+                read.and_then(|bytes| worker.restore_member_state(&bytes).map_err(|error| error.to_string()));
+            if let Err(reason) = restored {
+                tracing::warn!(
+                    session = self.session.short(),
+                    reason,
+                    "this member's momentum or residual is lost; it starts from nothing"
+                );
+            }
+        }
+        Ok(worker)
     }
 }
 
@@ -262,6 +295,7 @@ mod tests {
             data: None,
             device: DeviceChoice::Cpu,
             drill: None,
+            member_states: Vec::new(),
         };
         let compute = Compute::start(config.id(), plan, None, blobs.clone(), send).unwrap();
         World {

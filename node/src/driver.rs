@@ -15,6 +15,7 @@ use synod_protocol::reject::Reject;
 use synod_protocol::signed::{Signed, SignedError, Verified};
 use synod_protocol::task::TaskFailure;
 use synod_storage::error::StoreError;
+use synod_storage::member_states;
 use synod_storage::store::{SessionRecord, Standing};
 use synod_training::device::DeviceChoice;
 use synod_training::worker::Worker;
@@ -319,6 +320,7 @@ impl Driver {
             session,
             job,
             mut result,
+            member_state,
         } = answer;
         let Some(runtime) = self.sessions.get_mut(&session) else {
             return;
@@ -326,9 +328,11 @@ impl Driver {
         if let Some(compute) = &mut runtime.compute {
             compute.answered(job);
         }
+        let effects = &self.parts.effects;
         let linked = result
             .as_ref()
-            .map_or(Ok(()), |result| self.parts.effects.link_result(runtime, result));
+            .map_or(Ok(()), |result| effects.link_result(runtime, result))
+            .and_then(|()| member_state.map_or(Ok(()), |state| effects.name_member_state(runtime, state)));
         if let Err(error) = linked {
             result = Err(TaskFailure::Environment(error.to_string()));
         }
@@ -443,12 +447,14 @@ impl Driver {
             journal,
             self.parts.clock.now(),
         );
+        let member_states = member_states::list(effects.store.as_ref(), &id)?;
         let plan = WorkerPlan {
             config: config.clone(),
             member: self.parts.identity.peer_id(),
             data: record.data.as_ref().map(PathBuf::from),
             device: self.parts.device,
             drill: self.parts.drill,
+            member_states: member_states.iter().map(|state| state.blob).collect(),
         };
         let compute = Compute::start(id, plan, worker, effects.blobs.clone(), self.answers.clone());
         let stopped = compute

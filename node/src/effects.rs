@@ -13,6 +13,7 @@ use synod_protocol::journal::JournalEntry;
 use synod_protocol::task::{JobId, Round, TaskResult};
 use synod_storage::blobs::BlobStore;
 use synod_storage::error::StoreError;
+use synod_storage::member_states::{self, NamedState};
 use synod_storage::retention::{self, RetentionConfig};
 use synod_storage::store::{BlobLink, Standing, Store};
 use tokio::sync::watch;
@@ -212,6 +213,17 @@ impl Effects {
             bytes,
         };
         block_in_place(|| self.store.link_blob(&runtime.id(), &link))
+    }
+
+    /// Notes which blob holds what this member carries on after its update for a round.
+    pub fn name_member_state(
+        &self,
+        runtime: &SessionRuntime,
+        (round, blob, bytes): (Round, BlobId, u64),
+    ) -> Result<(), StoreError> {
+        self.link(runtime, blob, bytes)?;
+        let state = NamedState { round, blob };
+        block_in_place(|| member_states::put(self.store.as_ref(), &runtime.id(), state))
     }
 
     /// Links the blob that a worker's result names.

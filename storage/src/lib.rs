@@ -9,6 +9,7 @@ pub mod error;
 mod files;
 pub mod keys;
 pub mod lock;
+pub mod member_states;
 pub mod members;
 pub mod memory_blobs;
 pub mod memory_store;

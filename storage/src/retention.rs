@@ -1,4 +1,5 @@
-//! How much of the past is kept: blobs of the last rounds, within a number of bytes, and named checkpoints.
+//! How much of the past is kept: blobs of the last rounds, within a number of bytes, and what is named (checkpoints,
+//! the member's own state).
 //! It deletes blobs only: the machine compacts its journal itself, and a round's row of measurements is small and stays.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,6 +10,7 @@ use synod_protocol::task::Round;
 
 use crate::blobs::BlobStore;
 use crate::checkpoint;
+use crate::member_states;
 use crate::store::{BlobLink, Result, Store};
 
 /// Bounds on what a session keeps. Both hold; the newest round and named checkpoints are kept whatever they say.
@@ -51,12 +53,13 @@ pub fn apply(
     keep: &[BlobId],
     config: &RetentionConfig,
 ) -> Result<Freed> {
-    let named = checkpoint::list(store, session)?;
-    let keep: Vec<BlobId> = keep
-        .iter()
-        .copied()
-        .chain(named.into_iter().map(|checkpoint| checkpoint.blob))
-        .collect();
+    let mut keep = keep.to_vec();
+    keep.extend(
+        checkpoint::list(store, session)?
+            .iter()
+            .map(|checkpoint| checkpoint.blob),
+    );
+    keep.extend(member_states::list(store, session)?.iter().map(|state| state.blob));
     let links = store.links(session)?;
     let keep_from = first_kept_round(&links, newest, &keep, config);
     let lengths: BTreeMap<BlobId, u64> = links.iter().map(|link| (link.blob, link.bytes)).collect();

@@ -22,6 +22,7 @@ pub mod interchange;
 pub mod layout;
 #[cfg(feature = "engine")]
 pub mod local_steps;
+pub mod member_state;
 pub mod models;
 pub mod optimizers;
 pub mod randomness;
@@ -35,5 +36,6 @@ pub use allocator::tune_allocator;
 pub use config::TrainingConfig;
 pub use device::DeviceChoice;
 pub use factory::{BuildError, RequiredData, build_trainer, build_trainer_without_data, required_data};
+pub use member_state::{MemberState, MemberStateConfig};
 pub use trainer::{Continue, Evaluation, Progress, TrainError, Trained, Trainer};
 pub use worker::{Done, Worker};

@@ -1,12 +1,13 @@
 //! Everything that a peer computes for the protocol: a task and blobs in, a result and blobs out, on the caller's thread.
-//! It decides nothing, keeps nothing that could not be computed again, and neither stores nor sends.
+//! It decides nothing and neither stores nor sends; what it keeps can be computed again, or was handed out to be stored.
 
 use synod_aggregation::{
     CombineError, Combiner, EncodingConfig, OuterConfig, OuterState, PayloadVerdict, RuleConfig, VerdictOutcome,
 };
 use synod_protocol::identity::BlobId;
-use synod_protocol::task::{MemberVerdict, Outcome, Task, TaskFailure, TaskResult, TrainReport, UpdateRef};
+use synod_protocol::task::{MemberVerdict, Outcome, Round, Task, TaskFailure, TaskResult, TrainReport, UpdateRef};
 
+use crate::member_state::{MemberState, MemberStateConfig, MemberStateError};
 use crate::trainer::{Continue, Evaluation, Progress, TrainError, Trainer};
 
 /// Reads a blob of the store by its id; the sentence of a failure is for the operator.
@@ -22,6 +23,8 @@ pub struct Done {
     pub result: TaskResult,
     /// To be stored before the machine hears of the result.
     pub blobs: Vec<(BlobId, Vec<u8>)>,
+    /// Which of the blobs is the member's own state after a round, to be named before the machine hears of the result.
+    pub member_state: Option<(Round, BlobId)>,
 }
 
 /// A trainer and the session's way to combine updates. It lives on one thread and does one task at a time.
@@ -32,10 +35,12 @@ pub struct Worker {
     current: Option<(BlobId, OuterState)>,
     /// The last evaluation: training from a state that was just evaluated need not measure it again.
     evaluated: Option<(BlobId, Evaluation)>,
+    /// What this member carries from update to update.
+    own: MemberState,
 }
 
 impl Worker {
-    /// A worker of a session with these parts; the configs have passed their checks.
+    /// A worker of a session with these parts; the configs have passed their checks. Its members carry nothing.
     pub fn new(trainer: Box<dyn Trainer>, rule: &RuleConfig, encoding: &EncodingConfig, outer: OuterConfig) -> Self {
         Self::from_parts(trainer, Combiner::new(rule, encoding, outer))
     }
@@ -47,7 +52,19 @@ impl Worker {
             combiner,
             current: None,
             evaluated: None,
+            own: MemberState::new(MemberStateConfig::default()),
         }
+    }
+
+    /// The same worker in a session whose members carry this from update to update.
+    pub fn carrying(mut self, config: MemberStateConfig) -> Self {
+        self.own = MemberState::new(config);
+        self
+    }
+
+    /// Takes up what was stored as `Done::member_state` of an earlier round.
+    pub fn restore_member_state(&mut self, bytes: &[u8]) -> Result<(), MemberStateError> {
+        self.own.restore(bytes, self.trainer.layout().len())
     }
 
     /// The trainer, for what is no task: the layout, an export.
@@ -76,6 +93,7 @@ impl Worker {
         Done {
             result: TaskResult::Initialised { state: id, bytes },
             blobs,
+            member_state: None,
         }
     }
 
@@ -102,7 +120,8 @@ impl Worker {
                 (pseudo_gradient(&state.parameters, &trained.parameters), report)
             });
         self.current = Some((*base, state));
-        let (update, report) = update.map_err(environment)?;
+        let (mut update, report) = update.map_err(environment)?;
+        let momentum = self.own.to_send(round, &mut update);
         if !update.iter().all(|value| value.is_finite()) {
             return Err(environment(TrainError::Diverged {
                 round,
@@ -118,10 +137,28 @@ impl Worker {
             bytes: payload.len() as u64,
             report,
         };
+        let carried = self.carry(round, momentum, &update, &payload);
+        let member_state = carried.as_ref().map(|(id, _)| (round, *id));
         Ok(Done {
             result,
-            blobs: vec![(id, payload)],
+            blobs: carried.into_iter().chain([(id, payload)]).collect(),
+            member_state,
         })
+    }
+
+    /// The blob of this member's own state after an update, if members of this session have one.
+    fn carry(&mut self, round: Round, momentum: Vec<f32>, asked: &[f32], payload: &[u8]) -> Option<(BlobId, Vec<u8>)> {
+        if self.own.is_stateless() {
+            return None;
+        }
+        let mut sent = Vec::new();
+        if self.own.needs_decoded() {
+            sent.resize(asked.len(), 0.0);
+            let decoded = self.combiner.encoder().decode(payload, &mut sent);
+            assert_eq!(decoded, Ok(()), "an encoder's own bytes decode");
+        }
+        let bytes = self.own.sent(round, momentum, asked, &sent);
+        Some((BlobId::of(&bytes), bytes))
     }
 
     fn aggregate(
@@ -158,6 +195,7 @@ impl Worker {
                 verdicts,
             },
             blobs,
+            member_state: None,
         })
     }
 
@@ -169,6 +207,7 @@ impl Worker {
         Ok(Done {
             result: TaskResult::Evaluated { loss, tokens },
             blobs: Vec::new(),
+            member_state: None,
         })
     }
 

@@ -455,6 +455,7 @@ async fn build_worker(context: &Context, config: &SessionConfig, data: Option<St
             data,
             device,
             drill,
+            member_states: Vec::new(),
         }
         .build()
         .map_err(Failure::user)

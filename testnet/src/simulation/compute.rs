@@ -34,7 +34,7 @@ pub fn worker(scenario: &Scenario, member: PeerId) -> Worker {
         unreachable!("scenarios only have synthetic objectives")
     };
     let trainer = SyntheticTrainer::new(objective, &training, member.0);
-    Worker::new(Box::new(trainer), &scenario.rule, &scenario.encoding, scenario.outer)
+    Worker::new(Box::new(trainer), &scenario.rule, &scenario.encoding, scenario.outer).carrying(scenario.worker)
 }
 
 impl Bench {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use synod_aggregation::{EncodingConfig, OuterConfig, RuleConfig};
 use synod_protocol::session::Terms;
+use synod_training::MemberStateConfig;
 use synod_training::config::{ModelConfig, SyntheticConfig, TrainingConfig};
 
 use super::adversary::AdversaryConfig;
@@ -44,6 +45,9 @@ pub struct Scenario {
     /// The outer step. The default is DiLoCo's.
     #[serde(default)]
     pub outer: OuterConfig,
+    /// What members carry from update to update.
+    #[serde(default)]
+    pub worker: MemberStateConfig,
     /// The synthetic objective.
     #[serde(default)]
     pub objective: SyntheticConfig,
@@ -288,6 +292,7 @@ impl Scenario {
             .check()
             .map_err(|reason| ("encoding", reason.to_string()))?;
         self.outer.check().map_err(|reason| ("outer", reason.to_string()))?;
+        self.worker.check().map_err(|reason| ("worker", reason.to_string()))?;
         self.training()
             .check()
             .map_err(|reason| ("objective", reason.to_string()))?;
