@@ -1,14 +1,77 @@
 //! The one trait behind every rule: many vectors in, one vector and a verdict on each out.
 //! It decides neither who may contribute nor what happens to an excluded member, and it never sees an identity.
 
-/// One member's decoded update, as a rule sees it.
+/// One member's update, as a rule sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct Contribution<'a> {
     /// The update: finite values only, since decoding refuses NaN and infinities.
-    pub values: &'a [f32],
-    /// The member's share of the work (tokens trained on), finite and positive. Only `mean` reads it: a weight is a claim
-    /// that its owner makes, so a robust rule that trusted it would hand an attacker as many votes as it asks for.
+    pub values: Values<'a>,
+    /// The member's share of the work (tokens trained on), finite and positive. Only the means read it: a weight is a
+    /// claim that its owner makes, so a robust rule that trusted it would hand an attacker as many votes as it asks for.
     pub weight: f32,
+}
+
+impl<'a> Contribution<'a> {
+    /// A contribution of plain values.
+    pub fn dense(values: &'a [f32], weight: f32) -> Self {
+        Self {
+            values: Values::Dense(values),
+            weight,
+        }
+    }
+}
+
+/// Where the values of an update lie. Rules read them a tile at a time and never ask which it is.
+#[derive(Clone, Copy, Debug)]
+pub enum Values<'a> {
+    /// In memory, as they are.
+    Dense(&'a [f32]),
+}
+
+impl<'a> From<&'a [f32]> for Values<'a> {
+    fn from(values: &'a [f32]) -> Self {
+        Self::Dense(values)
+    }
+}
+
+impl Values<'_> {
+    /// How many values there are.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Dense(values) => values.len(),
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The values `first..first + length`; `scratch` holds at least as many, and is used where they must be decoded.
+    pub(crate) fn read<'s>(&'s self, first: usize, length: usize, scratch: &'s mut [f32]) -> &'s [f32] {
+        let _ = scratch;
+        match self {
+            Self::Dense(values) => &values[first..first + length],
+        }
+    }
+
+    /// Whether [`read`](Self::read) needs scratch.
+    pub(crate) fn is_encoded(&self) -> bool {
+        match self {
+            Self::Dense(_) => false,
+        }
+    }
+}
+
+/// What a rule may need beside the contributions. Every member that settles the round has the same.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Context<'a> {
+    /// From the round's shared randomness: the permutation of bucketing is drawn from it, and nothing else.
+    pub seed: u64,
+    /// The aggregate of the round before, which `carried_clip` starts from; `None` stands for zeros.
+    pub centre: Option<&'a [f32]>,
+    /// An update that is trusted (a validator's, on clean data of its own), which `fltrust` measures all others by.
+    pub reference: Option<&'a [f32]>,
 }
 
 /// How one contribution fared; the verdicts stand in the order of the contributions.
@@ -42,6 +105,20 @@ pub trait Aggregator: Send + Sync {
     /// When there is no contribution, when a length differs from `out`'s, or when there are fewer contributions than
     /// [`RuleConfig::minimum_contributions`](crate::rules::RuleConfig::minimum_contributions): these are the caller's bugs, never a peer's doing.
     fn aggregate(&self, contributions: &[Contribution<'_>], out: &mut [f32]) -> Vec<Verdict>;
+
+    /// The same with what some rules need beside the contributions; the others ignore it.
+    ///
+    /// # Panics
+    /// As [`aggregate`](Self::aggregate), and when the rule needs a reference and there is none.
+    fn aggregate_with(
+        &self,
+        context: &Context<'_>,
+        contributions: &[Contribution<'_>],
+        out: &mut [f32],
+    ) -> Vec<Verdict> {
+        let _ = context;
+        self.aggregate(contributions, out)
+    }
 }
 
 /// Asserts what every rule may take for granted.

@@ -90,7 +90,9 @@ impl Combiner {
         let contributions: Vec<Contribution<'_>> = decoded
             .iter()
             .zip(payloads)
-            .filter_map(|(decoded, &(_, weight))| decoded.as_ref().ok().map(|values| Contribution { values, weight }))
+            .filter_map(|(decoded, &(_, weight))| {
+                decoded.as_ref().ok().map(|values| Contribution::dense(values, weight))
+            })
             .collect();
         if contributions.len() < self.minimum {
             return Err(CombineError::TooFew {
