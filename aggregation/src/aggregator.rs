@@ -1,6 +1,8 @@
 //! The one trait behind every rule: many vectors in, one vector and a verdict on each out.
 //! It decides neither who may contribute nor what happens to an excluded member, and it never sees an identity.
 
+use crate::encoding::Encoder;
+
 /// One member's update, as a rule sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct Contribution<'a> {
@@ -21,11 +23,31 @@ impl<'a> Contribution<'a> {
     }
 }
 
-/// Where the values of an update lie. Rules read them a tile at a time and never ask which it is.
-#[derive(Clone, Copy, Debug)]
+/// Where the values of an update lie. Rules read them a chunk at a time and never ask which it is.
+#[derive(Clone, Copy)]
 pub enum Values<'a> {
     /// In memory, as they are.
     Dense(&'a [f32]),
+    /// In encoded bytes that [`Encoder::validate`] has accepted for this dimension.
+    Encoded {
+        /// What wrote them.
+        encoder: &'a dyn Encoder,
+        /// The encoded update.
+        bytes: &'a [u8],
+        /// How many values it has.
+        dimension: usize,
+    },
+}
+
+impl std::fmt::Debug for Values<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Dense(values) => f.debug_tuple("Dense").field(values).finish(),
+            Self::Encoded { bytes, dimension, .. } => {
+                write!(f, "Encoded({dimension} values in {} bytes)", bytes.len())
+            }
+        }
+    }
 }
 
 impl<'a> From<&'a [f32]> for Values<'a> {
@@ -39,6 +61,7 @@ impl Values<'_> {
     pub fn len(&self) -> usize {
         match self {
             Self::Dense(values) => values.len(),
+            Self::Encoded { dimension, .. } => *dimension,
         }
     }
 
@@ -49,17 +72,19 @@ impl Values<'_> {
 
     /// The values `first..first + length`; `scratch` holds at least as many, and is used where they must be decoded.
     pub(crate) fn read<'s>(&'s self, first: usize, length: usize, scratch: &'s mut [f32]) -> &'s [f32] {
-        let _ = scratch;
         match self {
             Self::Dense(values) => &values[first..first + length],
+            Self::Encoded { encoder, bytes, .. } => {
+                let values = &mut scratch[..length];
+                encoder.decode_range(bytes, first, values);
+                values
+            }
         }
     }
 
     /// Whether [`read`](Self::read) needs scratch.
     pub(crate) fn is_encoded(&self) -> bool {
-        match self {
-            Self::Dense(_) => false,
-        }
+        matches!(self, Self::Encoded { .. })
     }
 }
 
