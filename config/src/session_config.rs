@@ -2,7 +2,7 @@
 //! Paths, devices and ports are not here: they are each machine's own business.
 
 use serde::{Deserialize, Serialize};
-use synod_aggregation::{EncodingConfig, OuterConfig, RuleConfig};
+use synod_aggregation::{Combiner, Composition, EncodingConfig, OuterConfig, PreAggregationConfig, RuleConfig};
 use synod_protocol::identity::{PeerId, SessionId};
 use synod_protocol::limits;
 use synod_protocol::session::{Terms, TermsError};
@@ -34,7 +34,9 @@ pub struct SessionFile {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AggregationConfig {
-    /// How the updates of a round become one.
+    /// What is done to the updates of a round before the rule, in this order.
+    pub pre: Vec<PreAggregationConfig>,
+    /// How they become one.
     pub rule: RuleConfig,
     /// How an update is written for the wire.
     pub encoding: EncodingConfig,
@@ -44,10 +46,26 @@ pub struct AggregationConfig {
     pub worker: MemberStateConfig,
 }
 
+impl AggregationConfig {
+    /// The rule with what is done before it.
+    pub fn composition(&self) -> Composition {
+        Composition {
+            pre: self.pre.clone(),
+            rule: self.rule.clone(),
+        }
+    }
+
+    /// What combines updates this way.
+    pub fn combiner(&self) -> Combiner {
+        Combiner::composed(self.composition(), &self.encoding, self.outer)
+    }
+}
+
 impl Default for AggregationConfig {
     /// Institutions that know each other: the plain mean, half-size updates, DiLoCo's outer step.
     fn default() -> Self {
         Self {
+            pre: Vec::new(),
             rule: RuleConfig::Mean,
             encoding: EncodingConfig::Bf16,
             outer: OuterConfig::default(),
@@ -143,19 +161,24 @@ impl SessionConfig {
 
     fn check_aggregation(&self) -> Result<(), SessionConfigError> {
         let AggregationConfig {
-            rule,
             encoding,
             outer,
             worker,
+            ..
         } = &self.aggregation;
-        let members = self.protocol.min_members as usize;
-        rule.check(members).map_err(|error| {
+        let (composition, members) = (self.aggregation.composition(), self.protocol.min_members as usize);
+        composition.check(members).map_err(|error| {
             refuse(
                 "aggregation.rule",
-                rule.name(),
+                composition.name(),
                 format!("{error} (protocol.min_members = {members})"),
             )
         })?;
+        if composition.needs_reference() {
+            let reason =
+                "it measures updates by a validator's own, and validators do not send updates yet: use another rule";
+            return Err(refuse("aggregation.rule", composition.name(), reason));
+        }
         encoding
             .check()
             .map_err(|error| refuse("aggregation.encoding", encoding.name(), error))?;
@@ -176,8 +199,9 @@ impl SessionConfig {
                 reason,
             ));
         }
-        // Parameters and outer momentum, both f32; the frame around them is far below a kilobyte.
-        let state = 8 * parameters as u64 + 1024;
+        // Parameters, outer momentum and perhaps a rule's centre, all f32; the frame around them is far below a kilobyte.
+        let vectors = 2 + u64::from(self.aggregation.composition().carries_centre());
+        let state = 4 * vectors * parameters as u64 + 1024;
         if state > self.protocol.max_state_bytes {
             let reason = format!("a state of {parameters} parameters has about {state} bytes: allow at least these");
             return Err(refuse(

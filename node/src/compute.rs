@@ -54,8 +54,7 @@ impl WorkerPlan {
             None => trainer,
         };
         let aggregation = &self.config.aggregation;
-        let worker = Worker::new(trainer, &aggregation.rule, &aggregation.encoding, aggregation.outer);
-        Ok(worker.carrying(aggregation.worker))
+        Ok(Worker::new(trainer, aggregation.combiner()).carrying(aggregation.worker))
     }
 }
 

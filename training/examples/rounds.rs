@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
-use synod_aggregation::{EncodingConfig, OuterConfig, RuleConfig};
+use synod_aggregation::{Combiner, EncodingConfig, OuterConfig, RuleConfig};
 use synod_protocol::identity::{BlobId, PeerId};
 use synod_protocol::task::{Task, TaskFailure, TaskResult, UpdateRef};
 use synod_training::{Continue, DeviceChoice, TrainingConfig, Worker, build_trainer, tune_allocator};
@@ -106,7 +106,8 @@ fn main() -> anyhow::Result<()> {
             Some(Path::new(text)),
             &DeviceChoice::Cpu,
         )?;
-        Ok(Worker::new(trainer, &RuleConfig::Mean, &EncodingConfig::F32, outer))
+        let combiner = Combiner::new(&RuleConfig::Mean, &EncodingConfig::F32, outer);
+        Ok(Worker::new(trainer, combiner))
     });
     let mut world = World {
         workers: workers.collect::<anyhow::Result<_>>()?,

@@ -1,9 +1,7 @@
 //! Everything that a peer computes for the protocol: a task and blobs in, a result and blobs out, on the caller's thread.
 //! It decides nothing and neither stores nor sends; what it keeps can be computed again, or was handed out to be stored.
 
-use synod_aggregation::{
-    CombineError, Combiner, EncodingConfig, OuterConfig, OuterState, PayloadVerdict, RuleConfig, VerdictOutcome,
-};
+use synod_aggregation::{CombineError, Combiner, OuterState, PayloadVerdict, VerdictOutcome};
 use synod_protocol::identity::BlobId;
 use synod_protocol::task::{MemberVerdict, Outcome, Round, Task, TaskFailure, TaskResult, TrainReport, UpdateRef};
 
@@ -40,13 +38,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A worker of a session with these parts; the configs have passed their checks. Its members carry nothing.
-    pub fn new(trainer: Box<dyn Trainer>, rule: &RuleConfig, encoding: &EncodingConfig, outer: OuterConfig) -> Self {
-        Self::from_parts(trainer, Combiner::new(rule, encoding, outer))
-    }
-
-    /// The same, with a combiner that is already built.
-    pub fn from_parts(trainer: Box<dyn Trainer>, combiner: Combiner) -> Self {
+    /// A worker of a session that combines updates this way. Its members carry nothing.
+    pub fn new(trainer: Box<dyn Trainer>, combiner: Combiner) -> Self {
         Self {
             trainer,
             combiner,
@@ -282,6 +275,7 @@ fn verdict(update: &UpdateRef, judged: &PayloadVerdict) -> MemberVerdict {
 mod tests {
     use std::collections::BTreeMap;
 
+    use synod_aggregation::{EncodingConfig, OuterConfig, RuleConfig};
     use synod_protocol::identity::PeerId;
 
     use super::*;
@@ -304,7 +298,8 @@ mod tests {
                     momentum: 0.5,
                     nesterov: true,
                 };
-                Worker::new(Box::new(trainer), &RuleConfig::Mean, &EncodingConfig::F32, outer)
+                let combiner = Combiner::new(&RuleConfig::Mean, &EncodingConfig::F32, outer);
+                Worker::new(Box::new(trainer), combiner)
             });
             Self {
                 workers: workers.collect(),

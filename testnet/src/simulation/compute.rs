@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use synod_aggregation::Combiner;
 use synod_protocol::identity::PeerId;
 use synod_protocol::task::{JobId, Task, TaskFailure};
 use synod_training::config::ModelConfig;
@@ -34,7 +35,8 @@ pub fn worker(scenario: &Scenario, member: PeerId) -> Worker {
         unreachable!("scenarios only have synthetic objectives")
     };
     let trainer = SyntheticTrainer::new(objective, &training, member.0);
-    Worker::new(Box::new(trainer), &scenario.rule, &scenario.encoding, scenario.outer).carrying(scenario.worker)
+    let combiner = Combiner::composed(scenario.composition(), &scenario.encoding, scenario.outer);
+    Worker::new(Box::new(trainer), combiner).carrying(scenario.worker)
 }
 
 impl Bench {

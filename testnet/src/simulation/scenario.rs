@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use synod_aggregation::{EncodingConfig, OuterConfig, RuleConfig};
+use synod_aggregation::{Composition, EncodingConfig, OuterConfig, PreAggregationConfig, RuleConfig};
 use synod_protocol::session::Terms;
 use synod_training::MemberStateConfig;
 use synod_training::config::{ModelConfig, SyntheticConfig, TrainingConfig};
@@ -36,6 +36,9 @@ pub struct Scenario {
     /// The session's terms.
     #[serde(default)]
     pub terms: Terms,
+    /// What is done to updates before the rule.
+    #[serde(default)]
+    pub pre: Vec<PreAggregationConfig>,
     /// How updates combine.
     #[serde(default = "mean")]
     pub rule: RuleConfig,
@@ -227,6 +230,14 @@ impl Scenario {
         Ok(scenario)
     }
 
+    /// The rule with what is done before it.
+    pub fn composition(&self) -> Composition {
+        Composition {
+            pre: self.pre.clone(),
+            rule: self.rule.clone(),
+        }
+    }
+
     /// The training config that the session's workers share.
     pub fn training(&self) -> TrainingConfig {
         TrainingConfig {
@@ -285,7 +296,7 @@ impl Scenario {
             ));
         }
         self.terms.check().map_err(|reason| ("terms", reason.to_string()))?;
-        self.rule
+        self.composition()
             .check(self.peers)
             .map_err(|reason| ("rule", reason.to_string()))?;
         self.encoding
