@@ -19,7 +19,7 @@ pub mod state;
 
 pub use aggregator::{Aggregator, Contribution, Verdict, VerdictOutcome};
 pub use combine::{CombineError, Combined, Combiner, PayloadVerdict};
-pub use encoding::{DecodeError, Encoder, EncodingConfig, EncodingError};
+pub use encoding::{DecodeError, Encoder, EncodingConfig, EncodingError, Feedback, FeedbackState, TensorShape};
 pub use outer_step::{OuterConfig, OuterError};
 pub use rules::{Radius, RuleConfig, RuleError};
 pub use state::{OuterState, StateError};

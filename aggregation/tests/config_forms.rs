@@ -57,6 +57,28 @@ fn toml_is_what_a_person_would_write() {
 }
 
 #[test]
+fn every_encoding_has_its_name_and_defaults_that_work() {
+    for (text, expected) in [
+        ("\"f16\"", EncodingConfig::F16),
+        ("{ int4 = {} }", EncodingConfig::Int4 { block: 128 }),
+        ("{ sign = {} }", EncodingConfig::Sign { block: 256 }),
+        ("{ top_k = { one_in = 100 } }", EncodingConfig::TopK { one_in: 100 }),
+        (
+            "{ chunked_top_k = {} }",
+            EncodingConfig::ChunkedTopK { chunk: 4096, keep: 64 },
+        ),
+        ("{ dct_top_k = { keep = 32 } }", EncodingConfig::DctTopK { keep: 32 }),
+        ("{ low_rank = {} }", EncodingConfig::LowRank { rank: 4 }),
+        ("{ random_seeds = {} }", EncodingConfig::RandomSeeds { pairs: 64 }),
+    ] {
+        let section = read(&format!("rule = \"mean\"\nencoding = {text}"));
+        assert_eq!(section.encoding, expected);
+        assert_eq!(expected.check(), Ok(()));
+        assert!(text.contains(expected.name()));
+    }
+}
+
+#[test]
 fn unknown_keys_and_names_are_refused() {
     for text in [
         "rule = \"krumm\"\nencoding = \"f32\"",
@@ -97,6 +119,14 @@ fn postcard_brings_every_variant_back_and_its_bytes_are_fixed() {
         (EncodingConfig::F32, vec![0]),
         (EncodingConfig::Bf16, vec![1]),
         (EncodingConfig::Int8 { block: 64 }, vec![2, 64]),
+        (EncodingConfig::F16, vec![3]),
+        (EncodingConfig::Int4 { block: 64 }, vec![4, 64]),
+        (EncodingConfig::Sign { block: 64 }, vec![5, 64]),
+        (EncodingConfig::TopK { one_in: 64 }, vec![6, 64]),
+        (EncodingConfig::ChunkedTopK { chunk: 64, keep: 3 }, vec![7, 64, 3]),
+        (EncodingConfig::DctTopK { keep: 3 }, vec![8, 3]),
+        (EncodingConfig::LowRank { rank: 3 }, vec![9, 3]),
+        (EncodingConfig::RandomSeeds { pairs: 3 }, vec![10, 3]),
     ] {
         let bytes = postcard::to_stdvec(&encoding).unwrap();
         assert_eq!(bytes, expected);
