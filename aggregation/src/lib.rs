@@ -9,6 +9,7 @@
 pub mod aggregator;
 pub mod attacks;
 pub mod combine;
+pub mod compatibility;
 pub mod conformance;
 pub mod encoding;
 pub mod numeric;
@@ -19,6 +20,7 @@ pub mod state;
 
 pub use aggregator::{Aggregator, Contribution, Verdict, VerdictOutcome};
 pub use combine::{CombineError, Combined, Combiner, PayloadVerdict};
+pub use compatibility::CompatibilityError;
 pub use encoding::{DecodeError, Encoder, EncodingConfig, EncodingError, Feedback, FeedbackState, TensorShape};
 pub use outer_step::{OuterConfig, OuterError};
 pub use rules::{Radius, RuleConfig, RuleError};
