@@ -22,6 +22,6 @@ pub use aggregator::{Aggregator, Contribution, Verdict, VerdictOutcome};
 pub use combine::{CombineError, Combined, Combiner, PayloadVerdict};
 pub use compatibility::CompatibilityError;
 pub use encoding::{DecodeError, Encoder, EncodingConfig, EncodingError, Feedback, FeedbackState, TensorShape};
-pub use outer_step::{OuterConfig, OuterError};
+pub use outer_step::{OuterConfig, OuterError, StreamedState, StreamingConfig};
 pub use rules::{Radius, RuleConfig, RuleError};
 pub use state::{OuterState, StateError};

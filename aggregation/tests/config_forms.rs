@@ -43,9 +43,12 @@ fn toml_is_what_a_person_would_write() {
         OuterConfig {
             learning_rate: 0.7,
             momentum: 0.5,
-            nesterov: true
+            nesterov: true,
+            clip_radius: None,
         }
     );
+    let section = read("rule = \"mean\"\nencoding = \"f32\"\n[outer]\nclip_radius = 2.5");
+    assert_eq!(section.outer.clip_radius, Some(2.5));
     let section = read("encoding = \"f32\"\n[rule.centered_clip]\niterations = 1\nradius = { fixed = 2.5 }");
     assert_eq!(
         section.rule,
@@ -132,7 +135,12 @@ fn postcard_brings_every_variant_back_and_its_bytes_are_fixed() {
         assert_eq!(bytes, expected);
         assert_eq!(postcard::from_bytes::<EncodingConfig>(&bytes).unwrap(), encoding);
     }
-    let outer = OuterConfig::default();
+    let outer = OuterConfig {
+        clip_radius: Some(1.0),
+        ..OuterConfig::default()
+    };
+    let averaging = postcard::to_stdvec(&OuterConfig::AVERAGING).unwrap();
+    assert_eq!(averaging, [0, 0, 0x80, 0x3f, 0, 0, 0, 0, 0, 0]);
     assert_eq!(
         postcard::from_bytes::<OuterConfig>(&postcard::to_stdvec(&outer).unwrap()).unwrap(),
         outer
