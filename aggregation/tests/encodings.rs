@@ -426,3 +426,32 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 8192, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Canonical form: of all byte strings, those that are accepted are the ones that the encoder writes for the decoded
+    /// values. Short updates and small blocks, so that damage is often accepted.
+    #[test]
+    fn what_is_accepted_is_what_would_have_been_written(
+        values in prop::collection::vec(prop_oneof![Just(0.0f32), -2.0f32..2.0, finite()], 1..80),
+        config in prop::sample::select(vec![
+            EncodingConfig::F32,
+            EncodingConfig::Bf16,
+            EncodingConfig::F16,
+            EncodingConfig::Sign { block: 8 },
+            EncodingConfig::TopK { one_in: 3 },
+            EncodingConfig::ChunkedTopK { chunk: 64, keep: 6 },
+        ]),
+        damage in prop::collection::vec((16usize..400, prop_oneof![Just(0u8), Just(0x80), Just(0x3f), any::<u8>()]), 1..4),
+    ) {
+        let encoder = config.build();
+        let mut bytes = encode(&*encoder, &values);
+        let body = bytes.len() - 16;
+        damage.iter().for_each(|&(at, byte)| bytes[16 + at % body] = byte);
+        let mut decoded = vec![0.0; values.len()];
+        if encoder.decode(&bytes, &mut decoded).is_ok() {
+            prop_assert_eq!(encode(&*encoder, &decoded), bytes, "{:?}", config);
+        }
+    }
+}

@@ -46,28 +46,30 @@ impl Cosine {
         Self { factors }
     }
 
-    /// Turns values into coefficients. `scratch` may hold anything.
+    /// Turns values into coefficients: `[l][k]` gets that of frequency k down the columns and l along the rows, so that one
+    /// transposition is enough. `scratch` may hold anything.
     pub(super) fn forward(&self, block: &mut Block, scratch: &mut Block) {
-        for _ in 0..2 {
-            self.forward_columns(block, scratch);
-            for (k, row) in block.iter_mut().enumerate() {
-                let scale = scale(k);
-                row.iter_mut().for_each(|value| *value *= scale);
+        self.forward_columns(block, scratch);
+        transpose(block, scratch);
+        self.forward_columns(scratch, block);
+        for (l, (row, from)) in block.iter_mut().zip(scratch.iter()).enumerate() {
+            for (k, (value, from)) in row.iter_mut().zip(from).enumerate() {
+                *value = from * scale(k) * scale(l);
             }
-            transpose(block);
         }
     }
 
-    /// Turns coefficients into values. `scratch` may hold anything.
+    /// Turns such coefficients into values. `scratch` may hold anything.
     pub(super) fn inverse(&self, block: &mut Block, scratch: &mut Block) {
-        for _ in 0..2 {
-            for (k, row) in block.iter_mut().enumerate() {
-                let scale = scale(k);
-                row.iter_mut().for_each(|value| *value *= scale);
+        for (l, row) in block.iter_mut().enumerate() {
+            for (k, value) in row.iter_mut().enumerate() {
+                *value *= scale(k) * scale(l);
             }
-            self.inverse_columns(block, scratch);
-            transpose(block);
         }
+        self.inverse_columns(block, scratch);
+        transpose(block, scratch);
+        self.inverse_columns(scratch, block);
+        *block = *scratch;
     }
 
     /// X_k = Σ_i x_i cos((2i + 1) k π / 2n) down each column.
@@ -78,24 +80,28 @@ impl Cosine {
         }
         let half = n / 2;
         let factors = &self.factors[half.trailing_zeros() as usize];
-        for i in 0..half {
+        let (even, odd) = scratch.split_at_mut(half);
+        let pairs = rows[..half].iter().zip(rows[half..].iter().rev());
+        for (((x, mirrored), (sum, difference)), &factor) in pairs.zip(even.iter_mut().zip(odd.iter_mut())).zip(factors)
+        {
             for column in 0..SIDE {
-                let (x, mirrored) = (rows[i][column], rows[n - 1 - i][column]);
-                scratch[i][column] = x + mirrored;
-                scratch[half + i][column] = (x - mirrored) * factors[i];
+                sum[column] = x[column] + mirrored[column];
+                difference[column] = (x[column] - mirrored[column]) * factor;
             }
         }
-        let (even, odd) = scratch.split_at_mut(half);
         let (even_scratch, odd_scratch) = rows.split_at_mut(half);
         self.forward_columns(even, even_scratch);
         self.forward_columns(odd, odd_scratch);
-        for i in 0..half {
-            rows[2 * i] = even[i];
-            rows[2 * i + 1] = odd[i];
-            if i + 1 < half {
-                for column in 0..SIDE {
-                    rows[2 * i + 1][column] += odd[i + 1][column];
+        let (pairs, _) = rows.as_chunks_mut::<2>();
+        for (i, [even_row, odd_row]) in pairs.iter_mut().enumerate() {
+            *even_row = even[i];
+            match odd.get(i + 1) {
+                Some(next) => {
+                    for column in 0..SIDE {
+                        odd_row[column] = odd[i][column] + next[column];
+                    }
                 }
+                None => *odd_row = odd[i],
             }
         }
     }
@@ -108,24 +114,29 @@ impl Cosine {
         }
         let half = n / 2;
         let factors = &self.factors[half.trailing_zeros() as usize];
-        for i in 0..half {
-            scratch[i] = rows[2 * i];
-            scratch[half + i] = rows[2 * i + 1];
-            if i > 0 {
-                for column in 0..SIDE {
-                    scratch[half + i][column] += rows[2 * i - 1][column];
+        let (even, odd) = scratch.split_at_mut(half);
+        let (pairs, _) = rows.as_chunks::<2>();
+        for (i, [even_row, odd_row]) in pairs.iter().enumerate() {
+            even[i] = *even_row;
+            match i.checked_sub(1) {
+                Some(before) => {
+                    for column in 0..SIDE {
+                        odd[i][column] = odd_row[column] + pairs[before][1][column];
+                    }
                 }
+                None => odd[i] = *odd_row,
             }
         }
-        let (even, odd) = scratch.split_at_mut(half);
         let (even_scratch, odd_scratch) = rows.split_at_mut(half);
         self.inverse_columns(even, even_scratch);
         self.inverse_columns(odd, odd_scratch);
-        for i in 0..half {
+        let (front, back) = rows.split_at_mut(half);
+        let pairs = front.iter_mut().zip(back.iter_mut().rev());
+        for (((x, mirrored), (even, odd)), &factor) in pairs.zip(even.iter().zip(odd.iter())).zip(factors) {
             for column in 0..SIDE {
-                let (x, y) = (even[i][column], odd[i][column] * factors[i]);
-                rows[i][column] = x + y;
-                rows[n - 1 - i][column] = x - y;
+                let y = odd[column] * factor;
+                x[column] = even[column] + y;
+                mirrored[column] = even[column] - y;
             }
         }
     }
@@ -136,11 +147,16 @@ fn scale(k: usize) -> f32 {
     if k == 0 { 0.125 } else { std::f32::consts::SQRT_2 / 8.0 }
 }
 
-fn transpose(block: &mut Block) {
-    for i in 0..SIDE {
-        let (above, below) = block.split_at_mut(i + 1);
-        for (row, j) in below.iter_mut().zip(i + 1..) {
-            std::mem::swap(&mut above[i][j], &mut row[i]);
+/// Rows become columns, tile by tile.
+fn transpose(from: &Block, to: &mut Block) {
+    const TILE: usize = 8;
+    for top in (0..SIDE).step_by(TILE) {
+        for left in (0..SIDE).step_by(TILE) {
+            for i in top..top + TILE {
+                for j in left..left + TILE {
+                    to[j][i] = from[i][j];
+                }
+            }
         }
     }
 }
@@ -190,9 +206,9 @@ mod tests {
             }
             let expected = sum * weight(k) * weight(l) / 32.0;
             assert!(
-                (f64::from(block[k][l]) - expected).abs() < 1e-4,
+                (f64::from(block[l][k]) - expected).abs() < 1e-4,
                 "{k}, {l}: {} {expected}",
-                block[k][l]
+                block[l][k]
             );
         }
     }

@@ -3,7 +3,7 @@
 //! aggregate, as DeMo's optimizer does afterwards.
 //!
 //! A block is 4096 values that follow each other, as 64 rows of 64; the last is filled up with zeros. The transform is in
-//! `cosine.rs`. Body: kept u32 · for each block `keep` places of 12 bits, packed, filled up to a whole byte, then as many
+//! `cosine.rs`; place 64 l + k has frequency l along the rows and k down the columns. Body: kept u32 · for each block `keep` places of 12 bits, packed, filled up to a whole byte, then as many
 //! values, bf16 little-endian. So an update of d values has exactly 20 + ⌈d / 4096⌉ · (⌈12 keep / 8⌉ + 2 keep) bytes: 28 bits
 //! a kept coefficient.
 //! Magnitudes lie between 2⁻⁶⁴ and 2⁶⁴: smaller coefficients count as zero, larger values and coefficients are cut, so that

@@ -76,39 +76,69 @@ impl RandomSeeds {
 /// Adds `scalar` times the coordinates `first ..` of a seed's direction; `first` is a multiple of 16384. A trainer that
 /// searches along random directions moves by this.
 pub fn add_direction(seed: u64, scalar: f32, first: usize, out: &mut [f32]) {
-    for_each_sign_byte(seed, first, out.len(), |at, signs| {
-        let end = out.len().min(at + 8);
-        for (bit, value) in out[at..end].iter_mut().enumerate() {
-            *value += f32::from_bits(scalar.to_bits() ^ (u32::from(signs) >> bit & 1) << 31);
+    let mut direction = Direction::enter(seed, first);
+    for out in out.chunks_mut(CHUNK) {
+        let signs = direction.next_signs();
+        let (groups, rest) = out.as_chunks_mut::<8>();
+        let last = signs[groups.len().min(CHUNK / 8 - 1)];
+        for (group, &signs) in groups.iter_mut().zip(signs) {
+            for (bit, value) in group.iter_mut().enumerate() {
+                *value += signed(scalar, signs, bit);
+            }
         }
-    });
+        for (bit, value) in rest.iter_mut().enumerate() {
+            *value += signed(scalar, last, bit);
+        }
+    }
 }
 
 /// ⟨x, z⟩ for a seed's direction, in f64, coordinate after coordinate.
 pub fn along_direction(seed: u64, values: &[f32]) -> f64 {
+    let mut direction = Direction::enter(seed, 0);
     let mut lanes = [0.0f64; 8];
-    for_each_sign_byte(seed, 0, values.len(), |at, signs| {
-        let end = values.len().min(at + 8);
-        for (bit, (lane, value)) in lanes.iter_mut().zip(&values[at..end]).enumerate() {
-            *lane += f64::from(f32::from_bits(value.to_bits() ^ (u32::from(signs) >> bit & 1) << 31));
+    for values in values.chunks(CHUNK) {
+        let signs = direction.next_signs();
+        let (groups, rest) = values.as_chunks::<8>();
+        let last = signs[groups.len().min(CHUNK / 8 - 1)];
+        for (group, &signs) in groups.iter().zip(signs) {
+            for (bit, (lane, &value)) in lanes.iter_mut().zip(group).enumerate() {
+                *lane += f64::from(signed(value, signs, bit));
+            }
         }
-    });
+        for (bit, (lane, &value)) in lanes.iter_mut().zip(rest).enumerate() {
+            *lane += f64::from(signed(value, last, bit));
+        }
+    }
     lanes.iter().fold(0.0, |sum, lane| sum + lane)
 }
 
-/// Calls `work(place, signs)` for each group of eight coordinates from `first` on; places are counted from `first`.
-fn for_each_sign_byte(seed: u64, first: usize, len: usize, mut work: impl FnMut(usize, u8)) {
-    let mut key = *b"........synod random direction 1";
-    key[..8].copy_from_slice(&seed.to_le_bytes());
-    let mut random = ChaCha8Rng::from_seed(key);
-    random.set_word_pos(first as u128 / 32);
-    let mut signs = [0u8; CHUNK / 8];
-    for start in (0..len).step_by(CHUNK) {
-        random.fill_bytes(&mut signs);
-        let groups = (len - start).min(CHUNK).div_ceil(8);
-        for (group, &signs) in signs.iter().enumerate().take(groups) {
-            work(start + 8 * group, signs);
+/// `value`, negated where bit `bit` of `signs` is set.
+fn signed(value: f32, signs: u8, bit: usize) -> f32 {
+    f32::from_bits(value.to_bits() ^ (u32::from(signs) >> bit & 1) << 31)
+}
+
+/// A direction's signs, a chunk at a time, eight a byte.
+struct Direction {
+    random: ChaCha8Rng,
+    signs: [u8; CHUNK / 8],
+}
+
+impl Direction {
+    /// A seed's direction from coordinate `first` on.
+    fn enter(seed: u64, first: usize) -> Self {
+        let mut key = *b"........synod random direction 1";
+        key[..8].copy_from_slice(&seed.to_le_bytes());
+        let mut random = ChaCha8Rng::from_seed(key);
+        random.set_word_pos(first as u128 / 32);
+        Self {
+            random,
+            signs: [0; CHUNK / 8],
         }
+    }
+
+    fn next_signs(&mut self) -> &[u8; CHUNK / 8] {
+        self.random.fill_bytes(&mut self.signs);
+        &self.signs
     }
 }
 
