@@ -297,6 +297,7 @@ mod tests {
                     learning_rate: 0.7,
                     momentum: 0.5,
                     nesterov: true,
+                    ..OuterConfig::default()
                 };
                 let combiner = Combiner::new(&RuleConfig::Mean, &EncodingConfig::F32, outer);
                 Worker::new(Box::new(trainer), combiner)
