@@ -392,8 +392,8 @@ impl Encoder for LargestTenth {
         }
         out.fill(0.0);
         for pair in bytes.chunks_exact(8) {
-            let place = u32::from_le_bytes(pair[..4].try_into().unwrap()) as usize;
-            out[place] = f32::from_le_bytes(pair[4..].try_into().unwrap());
+            let place = u32::from_le_bytes(pair[..4].try_into().expect("four bytes")) as usize;
+            out[place] = f32::from_le_bytes(pair[4..].try_into().expect("four bytes"));
         }
         Ok(())
     }
@@ -421,7 +421,7 @@ fn choco_ring(encoder: &dyn Encoder, step: f32, rounds: usize, rows: &[Vec<f32>]
         for (i, member) in members.iter_mut().enumerate() {
             for from in around(i) {
                 let (number, bytes) = &sent[from];
-                member.receive(from, *number, bytes, encoder).unwrap();
+                member.receive(from, *number, bytes, encoder).expect("the next message");
             }
             member.mix(&ring_row(i, 8), step, &mut rows[i]);
         }
