@@ -42,13 +42,7 @@ fn setting(name: &str, default: usize) -> usize {
 }
 
 fn rules(rows: &[Vec<f32>], threads: usize) {
-    let contributions: Vec<_> = rows
-        .iter()
-        .map(|row| Contribution {
-            values: row,
-            weight: 1.0,
-        })
-        .collect();
+    let contributions: Vec<_> = rows.iter().map(|row| Contribution::dense(row, 1.0)).collect();
     let dimension = rows[0].len();
     let mut out = vec![0.0f32; dimension];
     let read_bytes = 4 * rows.len() * dimension;

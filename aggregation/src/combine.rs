@@ -1,9 +1,13 @@
-//! What a round settles on: payloads decoded, combined by the rule, applied by the outer step, in one deterministic call.
+//! What a round settles on: payloads checked, combined by the rule, applied by the outer step, in one deterministic call.
 //! It does not choose the payloads, check signatures or hash the result; the protocol does.
+//!
+//! Updates are never all in memory as floats: rules read the encoded bytes a chunk at a time. Beside payloads and states,
+//! a round holds one dense vector, and 16 KiB a member and thread.
 
 use rayon::prelude::*;
 
-use crate::aggregator::{Aggregator, Contribution, Verdict};
+use crate::aggregator::{Aggregator, Context, Contribution, Values, Verdict};
+use crate::composition::Composition;
 use crate::encoding::{DecodeError, Encoder, EncodingConfig};
 use crate::outer_step::OuterConfig;
 use crate::rules::RuleConfig;
@@ -11,8 +15,7 @@ use crate::state::OuterState;
 
 /// A session's way to combine updates: rule, encoding and outer step, built once.
 pub struct Combiner {
-    rule: Box<dyn Aggregator>,
-    minimum: usize,
+    rule: Composition,
     encoder: Box<dyn Encoder>,
     outer: OuterConfig,
 }
@@ -48,6 +51,9 @@ pub enum CombineError {
         /// How many payloads decoded.
         got: usize,
     },
+    /// The rule measures updates by one that is trusted, and there is none.
+    #[error("the rule needs a validator's update and there is none; let a validator contribute one")]
+    NoReference,
     /// The step overflowed.
     #[error(
         "value {index} of the new state is NaN or infinite; keep the old state and use a robust rule or a smaller outer learning rate"
@@ -59,11 +65,15 @@ pub enum CombineError {
 }
 
 impl Combiner {
-    /// Builds the three parts. The configs have passed their checks.
+    /// Builds the three parts, with nothing before the rule. The configs have passed their checks.
     pub fn new(rule: &RuleConfig, encoding: &EncodingConfig, outer: OuterConfig) -> Self {
+        Self::composed(Composition::of(rule.clone()), encoding, outer)
+    }
+
+    /// The same with what is done before the rule.
+    pub fn composed(rule: Composition, encoding: &EncodingConfig, outer: OuterConfig) -> Self {
         Self {
-            rule: rule.build(),
-            minimum: rule.minimum_contributions(),
+            rule,
             encoder: encoding.build(),
             outer,
         }
@@ -80,51 +90,101 @@ impl Combiner {
     /// # Panics
     /// When `base` holds not one momentum a parameter.
     pub fn settle(&self, base: &OuterState, payloads: &[(&[u8], f32)]) -> Result<Combined, CombineError> {
-        assert_eq!(base.parameters.len(), base.momentum.len(), "one momentum a parameter");
-        let dimension = base.dimension();
-        let decoded: Vec<Result<Vec<f32>, PayloadVerdict>> = payloads
-            .par_iter()
-            .map(|&(bytes, weight)| self.decode(bytes, weight, dimension))
-            .collect();
+        self.settle_with(base, payloads, None)
+    }
 
-        let contributions: Vec<Contribution<'_>> = decoded
+    /// The same with an update that is trusted, for rules that need one.
+    ///
+    /// # Panics
+    /// As [`settle`](Self::settle), and when the reference has another length.
+    pub fn settle_with(
+        &self,
+        base: &OuterState,
+        payloads: &[(&[u8], f32)],
+        reference: Option<&[f32]>,
+    ) -> Result<Combined, CombineError> {
+        assert_eq!(base.parameters.len(), base.momentum.len(), "one momentum a parameter");
+        if self.rule.needs_reference() && reference.is_none() {
+            return Err(CombineError::NoReference);
+        }
+        let dimension = base.dimension();
+        let checked: Vec<Result<(), PayloadVerdict>> = payloads
+            .par_iter()
+            .map(|&(bytes, weight)| self.check(bytes, weight, dimension))
+            .collect();
+        let contributions: Vec<Contribution<'_>> = checked
             .iter()
             .zip(payloads)
-            .filter_map(|(decoded, &(_, weight))| decoded.as_ref().ok().map(|values| Contribution { values, weight }))
+            .filter(|(checked, _)| checked.is_ok())
+            .map(|(_, &(bytes, weight))| self.contribution(bytes, weight, dimension))
             .collect();
-        if contributions.len() < self.minimum {
+        let needed = self.rule.minimum_contributions();
+        if contributions.len() < needed {
             return Err(CombineError::TooFew {
-                needed: self.minimum,
+                needed,
                 got: contributions.len(),
             });
         }
+        let context = Context {
+            seed: seed_of(base),
+            centre: (!base.carried.is_empty()).then_some(&base.carried[..]),
+            reference,
+        };
         let mut pseudo_gradient = vec![0.0f32; dimension];
-        let mut judged = self.rule.aggregate(&contributions, &mut pseudo_gradient).into_iter();
+        let judged = self.rule.aggregate_with(&context, &contributions, &mut pseudo_gradient);
 
-        let mut state = base.clone();
+        let mut state = OuterState {
+            parameters: base.parameters.clone(),
+            momentum: base.momentum.clone(),
+            carried: Vec::new(),
+        };
         self.outer
             .step(&mut state.parameters, &mut state.momentum, &pseudo_gradient);
+        if self.rule.carries_centre() {
+            state.carried = pseudo_gradient;
+        }
         if let Some(index) = state.first_non_finite() {
             return Err(CombineError::NotFinite { index });
         }
-        let verdicts = decoded
+        let mut judged = judged.into_iter();
+        let verdicts = checked
             .into_iter()
-            .map(|decoded| match decoded {
-                Ok(_) => PayloadVerdict::Judged(judged.next().expect("a rule returns one verdict a contribution")),
+            .map(|checked| match checked {
+                Ok(()) => PayloadVerdict::Judged(judged.next().expect("a rule returns one verdict a contribution")),
                 Err(verdict) => verdict,
             })
             .collect();
         Ok(Combined { state, verdicts })
     }
 
-    fn decode(&self, bytes: &[u8], weight: f32, dimension: usize) -> Result<Vec<f32>, PayloadVerdict> {
+    fn check(&self, bytes: &[u8], weight: f32, dimension: usize) -> Result<(), PayloadVerdict> {
         if !(weight.is_finite() && weight > 0.0) {
             return Err(PayloadVerdict::BadWeight);
         }
-        let mut values = vec![0.0f32; dimension]; // our model's dimension, whatever the payload announces
+        // Our model's dimension, whatever the payload announces.
         self.encoder
-            .decode(bytes, &mut values)
-            .map_err(PayloadVerdict::Undecodable)?;
-        Ok(values)
+            .validate(bytes, dimension)
+            .map_err(PayloadVerdict::Undecodable)
     }
+
+    fn contribution<'a>(&'a self, bytes: &'a [u8], weight: f32, dimension: usize) -> Contribution<'a> {
+        Contribution {
+            values: Values::Encoded {
+                encoder: self.encoder.as_ref(),
+                bytes,
+                dimension,
+            },
+            weight,
+        }
+    }
+}
+
+/// Randomness that all who hold the base share and that changes from round to round: it only permutes buckets, which need
+/// not be hard to guess. The bits of up to 1024 parameters spread over the model, folded by multiplication (FNV-1a).
+fn seed_of(base: &OuterState) -> u64 {
+    let stride = (base.dimension() / 1024).max(1);
+    let bits = base.parameters.iter().step_by(stride).map(|value| value.to_bits());
+    bits.fold(0xcbf2_9ce4_8422_2325, |hash, bits| {
+        (hash ^ u64::from(bits)).wrapping_mul(0x0100_0000_01b3)
+    })
 }

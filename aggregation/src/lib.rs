@@ -8,20 +8,30 @@
 
 pub mod aggregator;
 pub mod attacks;
+mod chunk_reader;
 pub mod combine;
+pub mod composition;
 pub mod conformance;
+pub mod coordinates;
+mod eigen;
 pub mod encoding;
+pub mod gram;
 pub mod mixing;
 pub mod numeric;
 pub mod outer_step;
+pub mod pre_aggregation;
 pub mod rules;
+mod simd;
 pub mod sorting_network;
 pub mod state;
+pub mod weighted_sum;
 
-pub use aggregator::{Aggregator, Contribution, Verdict, VerdictOutcome};
+pub use aggregator::{Aggregator, Context, Contribution, Values, Verdict, VerdictOutcome};
 pub use combine::{CombineError, Combined, Combiner, PayloadVerdict};
+pub use composition::Composition;
 pub use encoding::{DecodeError, Encoder, EncodingConfig, EncodingError};
 pub use mixing::{MixingConfig, MixingError, Neighbour, Neighbourhood};
 pub use outer_step::{OuterConfig, OuterError};
-pub use rules::{Radius, RuleConfig, RuleError};
+pub use pre_aggregation::PreAggregationConfig;
+pub use rules::{Neighbours, Radius, RuleConfig, RuleError};
 pub use state::{OuterState, StateError};

@@ -7,11 +7,10 @@
 
 use rayon::prelude::*;
 
-use crate::aggregator::Contribution;
-
-/// Coordinates a task works on: 64 KiB of f32, so that a row of it stays in the first-level caches. Part of the
-/// definition of every sum below: changing it changes the last bits of results, hence the protocol version.
-pub const CHUNK: usize = 16_384;
+/// Coordinates that are worked on at a time: 16 KiB of f32, so that a chunk of sixteen members stays in the second-level
+/// cache. Part of the definition of every sum over coordinates: changing it changes the last bits of results, hence the
+/// protocol version.
+pub const CHUNK: usize = 4096;
 
 /// Interleaved accumulators of a sum. Part of the definition, as [`CHUNK`] is.
 pub const LANES: usize = 8;
@@ -23,52 +22,15 @@ pub fn for_each_chunk(out: &mut [f32], work: impl Fn(usize, &mut [f32]) + Sync) 
         .for_each(|(index, chunk)| work(index * CHUNK, chunk));
 }
 
-/// Calls `work(first coordinate, chunk)` for each chunk of `out`, in parallel, and returns the answers in chunk order.
-pub fn map_chunks<T: Send>(out: &mut [f32], work: impl Fn(usize, &mut [f32]) -> T + Sync) -> Vec<T> {
+/// The same with scratch that `init` makes once a thread, not once a chunk.
+pub(crate) fn for_each_chunk_init<S>(
+    out: &mut [f32],
+    init: impl Fn() -> S + Sync + Send,
+    work: impl Fn(&mut S, usize, &mut [f32]) + Sync + Send,
+) {
     out.par_chunks_mut(CHUNK)
         .enumerate()
-        .map(|(index, chunk)| work(index * CHUNK, chunk))
-        .collect()
-}
-
-/// ‖a − b‖² of one chunk, in f64: two f32 can neither overflow nor underflow it.
-fn chunk_squared_distance(a: &[f32], b: &[f32]) -> f64 {
-    let mut lanes = [0.0f64; LANES];
-    let (a_blocks, b_blocks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let (a_rest, b_rest) = (a_blocks.remainder(), b_blocks.remainder());
-    for (a, b) in a_blocks.zip(b_blocks) {
-        for lane in 0..LANES {
-            let difference = f64::from(a[lane]) - f64::from(b[lane]);
-            lanes[lane] += difference * difference;
-        }
-    }
-    for (lane, (&a, &b)) in a_rest.iter().zip(b_rest).enumerate() {
-        let difference = f64::from(a) - f64::from(b);
-        lanes[lane] += difference * difference;
-    }
-    lanes.iter().fold(0.0, |sum, lane| sum + lane)
-}
-
-/// ‖x_i − centre‖² for every contribution, in one parallel pass over the coordinates.
-pub fn squared_distances(contributions: &[Contribution<'_>], centre: &[f32]) -> Vec<f64> {
-    let by_chunk: Vec<Vec<f64>> = centre
-        .par_chunks(CHUNK)
-        .enumerate()
-        .map(|(index, centre)| {
-            let range = index * CHUNK..index * CHUNK + centre.len();
-            contributions
-                .iter()
-                .map(|c| chunk_squared_distance(&c.values[range.clone()], centre))
-                .collect()
-        })
-        .collect();
-    let mut totals = vec![0.0f64; contributions.len()];
-    for chunk in by_chunk {
-        for (total, part) in totals.iter_mut().zip(chunk) {
-            *total += part;
-        }
-    }
-    totals
+        .for_each_init(init, |scratch, (index, chunk)| work(scratch, index * CHUNK, chunk));
 }
 
 /// The median of finite scalars; an even count averages the two in the middle.
@@ -108,35 +70,6 @@ pub fn first_non_finite(values: &[f32]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn distances_are_exact_on_integers_across_chunk_borders() {
-        let dimension = 2 * CHUNK + 13;
-        let a: Vec<f32> = (0..dimension).map(|i| (i % 7) as f32).collect();
-        let centre: Vec<f32> = (0..dimension).map(|i| (i % 5) as f32).collect();
-        let expected: f64 = a.iter().zip(&centre).map(|(a, c)| f64::from((a - c) * (a - c))).sum();
-        let got = squared_distances(
-            &[Contribution {
-                values: &a,
-                weight: 1.0,
-            }],
-            &centre,
-        );
-        assert_eq!(got, vec![expected]);
-    }
-
-    #[test]
-    fn distances_of_the_largest_values_stay_finite() {
-        let (a, b) = (vec![f32::MAX; 40], vec![f32::MIN; 40]);
-        let got = squared_distances(
-            &[Contribution {
-                values: &a,
-                weight: 1.0,
-            }],
-            &b,
-        );
-        assert!(got[0].is_finite() && got[0] > 1e78);
-    }
 
     #[test]
     fn the_median_of_an_even_count_averages_the_middle() {

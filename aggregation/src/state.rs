@@ -1,20 +1,23 @@
-//! The state that a session's members agree on, parameters and outer momentum, and its one form as bytes.
+//! The state that a session's members agree on (parameters, outer momentum, maybe a carried aggregate) as bytes.
 //! It does not hash: the BLAKE3 digest of these bytes, which members compare, is computed by the caller.
 //!
 //! ```text
-//! 0..4  magic "SYNS"     4..8  version, u32 = 1     8..16  dimension d, u64
-//! 16..  parameters, d × f32;  then momentum, d × f32        (all little-endian)
+//! 0..4  magic "SYNS"     4..8  version, u32 = 1 or 2     8..16  dimension d, u64
+//! 16..  parameters, d × f32;  then momentum, d × f32;  in version 2 then carried, d × f32   (all little-endian)
 //! ```
+//! Version 2 is written if and only if something is carried, so that a state has one form.
 
 use crate::numeric::first_non_finite;
 
-/// Parameters of the model and momentum of the outer step; equal lengths.
+/// Parameters of the model and momentum of the outer step, of equal lengths, and what the rule carries.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OuterState {
     /// θ, in the order of the session's layout.
     pub parameters: Vec<f32>,
     /// m of the outer step, one value a parameter.
     pub momentum: Vec<f32>,
+    /// The aggregate of the round before, for a rule that starts from it: one value a parameter, or none at all.
+    pub carried: Vec<f32>,
 }
 
 /// Why bytes are not a state.
@@ -30,7 +33,7 @@ pub enum StateError {
     #[error("state: the bytes do not begin with \"SYNS\"; this is no session state")]
     Magic,
     /// Written by other software.
-    #[error("state: format version {found} is not {VERSION}; update this node")]
+    #[error("state: format version {found} is neither {PLAIN} nor {CARRYING}; update this node")]
     Version {
         /// Version found.
         found: u32,
@@ -51,23 +54,28 @@ pub enum StateError {
         /// Length found.
         found: usize,
     },
-    /// NaN or infinity among the parameters (or, from d on, the momentum).
+    /// NaN or infinity among the parameters (from d on, the momentum; from 2 d on, what is carried).
     #[error("state: value {index} is NaN or infinite; go back to an earlier checkpoint")]
     NotFinite {
-        /// Its place, counted over parameters and then momentum.
+        /// Its place, counted over parameters, momentum and what is carried.
         index: usize,
     },
 }
 
 const MAGIC: [u8; 4] = *b"SYNS";
-const VERSION: u32 = 1;
+const PLAIN: u32 = 1;
+const CARRYING: u32 = 2;
 const HEADER_LEN: usize = 16;
 
 impl OuterState {
     /// A state before the first round: these parameters, and no momentum.
     pub fn new(parameters: Vec<f32>) -> Self {
         let momentum = vec![0.0; parameters.len()];
-        Self { parameters, momentum }
+        Self {
+            parameters,
+            momentum,
+            carried: Vec::new(),
+        }
     }
 
     /// How many parameters there are.
@@ -78,15 +86,21 @@ impl OuterState {
     /// The canonical bytes.
     ///
     /// # Panics
-    /// When the two lengths differ.
+    /// When the lengths differ.
     pub fn to_bytes(&self) -> Vec<u8> {
-        assert_eq!(self.parameters.len(), self.momentum.len(), "one momentum a parameter");
-        let total = Self::encoded_len(self.dimension());
+        let dimension = self.dimension();
+        assert_eq!(dimension, self.momentum.len(), "one momentum a parameter");
+        assert!(
+            self.carried.is_empty() || self.carried.len() == dimension,
+            "one carried value a parameter, or none"
+        );
+        let version = if self.carried.is_empty() { PLAIN } else { CARRYING };
+        let total = Self::encoded_len(dimension).saturating_add(self.carried.len().saturating_mul(4));
         let mut bytes = Vec::with_capacity(total);
         bytes.extend_from_slice(&MAGIC);
-        bytes.extend_from_slice(&VERSION.to_le_bytes());
-        bytes.extend_from_slice(&(self.dimension() as u64).to_le_bytes());
-        for values in [&self.parameters, &self.momentum] {
+        bytes.extend_from_slice(&version.to_le_bytes());
+        bytes.extend_from_slice(&(dimension as u64).to_le_bytes());
+        for values in [&self.parameters, &self.momentum, &self.carried] {
             bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
         }
         debug_assert_eq!(bytes.len(), total);
@@ -104,24 +118,30 @@ impl OuterState {
             return Err(StateError::Magic);
         }
         let found = u32::from_le_bytes([v0, v1, v2, v3]);
-        if found != VERSION {
-            return Err(StateError::Version { found });
-        }
+        let vectors = match found {
+            PLAIN => 2,
+            CARRYING => 3,
+            _ => return Err(StateError::Version { found }),
+        };
         let announced = u64::from_le_bytes(announced);
         if let Some(expected) = expected_dimension.filter(|&expected| expected as u64 != announced) {
             return Err(StateError::Dimension { announced, expected });
         }
-        if announced.checked_mul(8) != Some(body.len() as u64) {
+        let fits = announced.checked_mul(4 * vectors) == Some(body.len() as u64);
+        if !fits || (found == CARRYING && announced == 0) {
             return Err(StateError::Length {
                 announced,
                 found: bytes.len(),
             });
         }
         let (words, _) = body.as_chunks::<4>();
-        let (parameters, momentum) = words.split_at(words.len() / 2);
+        let dimension = words.len() / vectors as usize;
+        let (parameters, rest) = words.split_at(dimension);
+        let (momentum, carried) = rest.split_at(dimension);
         let state = Self {
             parameters: read(parameters),
             momentum: read(momentum),
+            carried: read(carried),
         };
         match state.first_non_finite() {
             Some(index) => Err(StateError::NotFinite { index }),
@@ -129,15 +149,18 @@ impl OuterState {
         }
     }
 
-    /// Length of the canonical bytes of a state of `dimension` parameters; saturates where it exceeds `usize`.
+    /// Length of the canonical bytes of a state of `dimension` parameters that carries nothing (4 bytes a parameter more where
+    /// it does); saturates where it exceeds `usize`.
     pub fn encoded_len(dimension: usize) -> usize {
         dimension.saturating_mul(8).saturating_add(HEADER_LEN)
     }
 
-    /// The place of the first NaN or infinity, counted over parameters and then momentum.
+    /// The place of the first NaN or infinity, counted over parameters, momentum and what is carried.
     pub(crate) fn first_non_finite(&self) -> Option<usize> {
+        let dimension = self.parameters.len();
         first_non_finite(&self.parameters)
-            .or_else(|| first_non_finite(&self.momentum).map(|index| self.parameters.len() + index))
+            .or_else(|| first_non_finite(&self.momentum).map(|index| dimension + index))
+            .or_else(|| first_non_finite(&self.carried).map(|index| 2 * dimension + index))
     }
 }
 
@@ -153,6 +176,7 @@ mod tests {
         let state = OuterState {
             parameters: vec![1.0, -0.0],
             momentum: vec![-2.5, f32::from_bits(1)],
+            carried: Vec::new(),
         };
         let mut bytes = b"SYNS\x01\0\0\0\x02\0\0\0\0\0\0\0".to_vec();
         bytes.extend([0, 0, 0x80, 0x3f, 0, 0, 0, 0x80, 0, 0, 0x20, 0xc0, 1, 0, 0, 0]);
@@ -172,6 +196,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_carried_comes_after_the_rest_in_version_two() {
+        let (mut state, mut bytes) = golden();
+        state.carried = vec![0.5, 1.0];
+        bytes[4] = 2;
+        bytes.extend([0, 0, 0, 0x3f, 0, 0, 0x80, 0x3f]);
+        assert_eq!(state.to_bytes(), bytes);
+        assert_eq!(OuterState::from_bytes(&bytes, Some(2)).unwrap(), state);
+        bytes[36..40].copy_from_slice(&f32::INFINITY.to_le_bytes());
+        let error = OuterState::from_bytes(&bytes, None);
+        assert_eq!(error, Err(StateError::NotFinite { index: 5 }));
+        let empty = b"SYNS\x02\0\0\0\0\0\0\0\0\0\0\0";
+        assert!(
+            OuterState::from_bytes(empty, None).is_err(),
+            "nothing carried has version one"
+        );
+    }
+
+    #[test]
     fn every_damage_has_its_error() {
         let (_, bytes) = golden();
         let check = |damage: &dyn Fn(&mut Vec<u8>), expected: StateError| {
@@ -181,7 +223,14 @@ mod tests {
         };
         check(&|b| b.truncate(15), StateError::TooShort { len: 15 });
         check(&|b| b[0] = b'X', StateError::Magic);
-        check(&|b| b[4] = 2, StateError::Version { found: 2 });
+        check(&|b| b[4] = 3, StateError::Version { found: 3 });
+        check(
+            &|b| b[4] = 2,
+            StateError::Length {
+                announced: 2,
+                found: 32,
+            },
+        );
         check(
             &|b| b.truncate(31),
             StateError::Length {

@@ -34,7 +34,7 @@ fn slices(rows: &[Vec<f32>]) -> Vec<&[f32]> {
 }
 
 fn aggregate(rule: &RuleConfig, rows: &[Vec<f32>]) -> Vec<f32> {
-    let contributions: Vec<Contribution<'_>> = rows.iter().map(|values| Contribution { values, weight: 1.0 }).collect();
+    let contributions: Vec<Contribution<'_>> = rows.iter().map(|values| Contribution::dense(values, 1.0)).collect();
     let mut out = vec![0.0; rows[0].len()];
     rule.build().aggregate(&contributions, &mut out);
     out

@@ -1,14 +1,16 @@
 //! Encodings from outside: golden bytes, error bounds, and decoders under damage.
 
 use proptest::prelude::*;
+use synod_aggregation::numeric::CHUNK;
 use synod_aggregation::{DecodeError, Encoder, EncodingConfig};
 
-const ALL: [EncodingConfig; 5] = [
+const ALL: [EncodingConfig; 6] = [
     EncodingConfig::F32,
     EncodingConfig::Bf16,
     EncodingConfig::Int8 { block: 1 },
     EncodingConfig::Int8 { block: 8 },
     EncodingConfig::Int8 { block: 256 },
+    EncodingConfig::Int8 { block: 300 }, // no divisor of a chunk
 ];
 
 fn encode(encoder: &dyn Encoder, values: &[f32]) -> Vec<u8> {
@@ -25,6 +27,41 @@ fn round_trip(config: EncodingConfig, values: &[f32]) -> Vec<f32> {
         .decode(&encode(&*encoder, values), &mut out)
         .expect("what was encoded decodes");
     out
+}
+
+/// The update decoded in one go, and in ranges of `chunks` chunks each.
+fn whole_and_in_ranges(config: EncodingConfig, bytes: &[u8], dimension: usize, chunks: usize) -> [Vec<f32>; 2] {
+    let encoder = config.build();
+    let (mut whole, mut ranges) = (vec![7.0; dimension], vec![8.0; dimension]);
+    encoder.decode(bytes, &mut whole).expect("what was encoded decodes");
+    encoder.validate(bytes, dimension).expect("what decodes is valid");
+    for (index, out) in ranges.chunks_mut(chunks * CHUNK).enumerate().rev() {
+        encoder.decode_range(bytes, index * chunks * CHUNK, out);
+    }
+    [whole, ranges]
+}
+
+#[test]
+fn ranges_make_up_the_whole() {
+    let values: Vec<f32> = (0..3 * CHUNK + 77).map(|i| ((i * i) % 1001) as f32 - 500.0).collect();
+    for config in ALL {
+        for (dimension, chunks) in [(values.len(), 1), (values.len(), 2), (2 * CHUNK, 1), (5, 1)] {
+            let bytes = encode(&*config.build(), &values[..dimension]);
+            let [whole, ranges] = whole_and_in_ranges(config, &bytes, dimension, chunks);
+            assert!(
+                whole == ranges,
+                "{config:?}, {dimension} values, {chunks} chunks a range"
+            );
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "ends beyond the dimension")]
+fn a_range_beyond_the_update_is_the_callers_bug() {
+    let encoder = EncodingConfig::Bf16.build();
+    let bytes = encode(&*encoder, &[1.0; 10]);
+    encoder.decode_range(&bytes, 0, &mut [0.0; 11]);
 }
 
 fn golden(config: EncodingConfig, values: &[f32], expected: &str) {

@@ -9,7 +9,8 @@ use synod_aggregation::mixing::{
     Choco, GossipRadius, GradientTracking, MessageError, PushSum, RelayMessage, RelaySum, Share, gossip::gossip,
 };
 use synod_aggregation::{
-    Contribution, EncodingConfig, MixingConfig, MixingError, Neighbour, Neighbourhood, RuleConfig, VerdictOutcome,
+    Contribution, EncodingConfig, MixingConfig, MixingError, Neighbour, Neighbourhood, PreAggregationConfig,
+    RuleConfig, VerdictOutcome,
 };
 
 fn numbers(value: &Value) -> Vec<f32> {
@@ -106,6 +107,7 @@ fn robust() -> Vec<MixingConfig> {
         MixingConfig::TrimmedGossip { b: 2 },
         MixingConfig::Rule {
             rule: RuleConfig::TrimmedMean { f: 2 },
+            pre: vec![PreAggregationConfig::Nnm { f: 2 }],
         },
     ]
 }
@@ -220,7 +222,7 @@ fn the_farthest_are_dropped_by_count_and_ties_go_to_the_later_place() {
 #[test]
 fn on_a_complete_graph_gossip_is_the_mean_bit_for_bit_at_every_member() {
     let rows = random_rows(3, 7, 20_000);
-    let contributions: Vec<Contribution<'_>> = rows.iter().map(|values| Contribution { values, weight: 1.0 }).collect();
+    let contributions: Vec<Contribution<'_>> = rows.iter().map(|values| Contribution::dense(values, 1.0)).collect();
     let mut mean = vec![0.0; 20_000];
     RuleConfig::Mean.build().aggregate(&contributions, &mut mean);
     for own in 0..7 {
@@ -386,16 +388,21 @@ impl Encoder for LargestTenth {
         }
     }
 
-    fn decode(&self, bytes: &[u8], out: &mut [f32]) -> Result<(), DecodeError> {
-        if bytes.len() != self.encoded_len(out.len()) {
-            return Err(DecodeError::TooShort { len: bytes.len() });
+    fn validate(&self, bytes: &[u8], dimension: usize) -> Result<(), DecodeError> {
+        match bytes.len() == self.encoded_len(dimension) {
+            true => Ok(()),
+            false => Err(DecodeError::TooShort { len: bytes.len() }),
         }
+    }
+
+    fn decode_range(&self, bytes: &[u8], first: usize, out: &mut [f32]) {
         out.fill(0.0);
         for pair in bytes.chunks_exact(8) {
             let place = u32::from_le_bytes(pair[..4].try_into().expect("four bytes")) as usize;
-            out[place] = f32::from_le_bytes(pair[4..].try_into().expect("four bytes"));
+            if let Some(value) = out.get_mut(place.wrapping_sub(first)) {
+                *value = f32::from_le_bytes(pair[4..].try_into().expect("four bytes"));
+            }
         }
-        Ok(())
     }
 
     fn encoded_len(&self, dimension: usize) -> usize {
@@ -533,6 +540,7 @@ fn faults_that_a_neighbourhood_cannot_bear_are_refused_with_the_bound() {
     assert!(refused(MixingConfig::Choco { step: 1.5 }, 2).contains("step = 1.5"));
     let rule = MixingConfig::Rule {
         rule: RuleConfig::TrimmedMean { f: 2 },
+        pre: Vec::new(),
     };
     assert_eq!(rule.check(4), Ok(()));
     assert!(refused(rule, 3).contains("in a neighbourhood of 4"));
@@ -579,6 +587,7 @@ fn configs_read_well_in_toml_and_their_bytes_are_fixed() {
     );
     let rule = MixingConfig::Rule {
         rule: RuleConfig::TrimmedMean { f: 1 },
+        pre: Vec::new(),
     };
     assert_eq!(
         read("mixing = { rule = { rule = { trimmed_mean = { f = 1 } } } }"),
@@ -597,7 +606,7 @@ fn configs_read_well_in_toml_and_their_bytes_are_fixed() {
         (ranked, vec![2, 0, 1]),
         (MixingConfig::NearestNeighbours { b: 2 }, vec![3, 2]),
         (MixingConfig::TrimmedGossip { b: 1 }, vec![4, 1]),
-        (rule, vec![5, 1, 1]),
+        (rule, vec![5, 1, 1, 0]),
         (MixingConfig::RelaySum, vec![6]),
         (MixingConfig::Choco { step: 0.5 }, vec![7, 0, 0, 0, 0x3f]),
         (MixingConfig::GradientTracking, vec![8]),

@@ -4,8 +4,7 @@
 //! Body: d values, the bits of a bf16 as u16 little-endian. Relative error at most 2⁻⁸ for normal values (bf16 keeps
 //! 8 significant bits). Values beyond the largest bf16, 3.39e38, become that, so that finite stays finite.
 
-use super::{DecodeError, Encoder, HEADER_LEN, assert_finite, begin, body};
-use crate::numeric::first_non_finite;
+use super::{DecodeError, Encoder, HEADER_LEN, all_finite, assert_finite, begin, body, body_for_range};
 
 /// The bf16 encoding.
 #[derive(Clone, Copy, Debug)]
@@ -13,6 +12,9 @@ pub struct Bf16;
 
 /// This encoding's tag in the header.
 pub const TAG: u8 = 2;
+
+/// The exponent of a bf16; all ones in NaN and infinities.
+const EXPONENT: u16 = 0x7f80;
 
 /// Magnitude bits of the largest finite bf16, widened to f32.
 const LARGEST: u32 = 0x7f7f_0000;
@@ -29,17 +31,18 @@ impl Encoder for Bf16 {
         }
     }
 
-    fn decode(&self, bytes: &[u8], out: &mut [f32]) -> Result<(), DecodeError> {
-        let body = body(bytes, TAG, out.len(), self.encoded_len(out.len()))?;
+    fn validate(&self, bytes: &[u8], dimension: usize) -> Result<(), DecodeError> {
+        let body = body(bytes, TAG, dimension, self.encoded_len(dimension))?;
         let (words, _) = body.as_chunks::<2>();
+        all_finite(words, |word| u16::from_le_bytes(word) & EXPONENT == EXPONENT)
+    }
+
+    fn decode_range(&self, bytes: &[u8], first: usize, out: &mut [f32]) {
+        let (body, _) = body_for_range(bytes, first, out.len());
+        let (words, _) = body[2 * first..].as_chunks::<2>();
         for (out, word) in out.iter_mut().zip(words) {
-            *out = f32::from_bits(u32::from(u16::from_le_bytes(*word)) << 16);
+            *out = widen(u16::from_le_bytes(*word));
         }
-        if let Some(index) = first_non_finite(out) {
-            out.fill(0.0);
-            return Err(DecodeError::NotFinite { index });
-        }
-        Ok(())
     }
 
     fn encoded_len(&self, dimension: usize) -> usize {
@@ -49,11 +52,16 @@ impl Encoder for Bf16 {
 
 /// Rounds a finite f32 to the nearest bf16. Adding just under half of the last kept place carries exactly when the
 /// dropped half is above one half, and the last kept bit breaks the tie towards even.
-fn narrow(value: f32) -> u16 {
+pub(super) fn narrow(value: f32) -> u16 {
     let bits = value.to_bits();
     let magnitude = (bits & 0x7fff_ffff).min(LARGEST);
     let rounded = magnitude + 0x7fff + (magnitude >> 16 & 1);
     ((bits & 0x8000_0000 | rounded) >> 16) as u16
+}
+
+/// The f32 that a bf16 stands for.
+pub(super) fn widen(bits: u16) -> f32 {
+    f32::from_bits(u32::from(bits) << 16)
 }
 
 #[cfg(test)]

@@ -3,8 +3,7 @@
 //!
 //! Body: d values, f32 little-endian. Every finite bit pattern is accepted and kept, −0 and subnormals included.
 
-use super::{DecodeError, Encoder, HEADER_LEN, assert_finite, begin, body};
-use crate::numeric::first_non_finite;
+use super::{DecodeError, Encoder, HEADER_LEN, all_finite, assert_finite, begin, body, body_for_range};
 
 /// The exact encoding.
 #[derive(Clone, Copy, Debug)]
@@ -13,6 +12,9 @@ pub struct F32Dense;
 /// This encoding's tag in the header.
 pub const TAG: u8 = 1;
 
+/// The exponent of an f32; all ones in NaN and infinities.
+const EXPONENT_OF_F32: u32 = 0x7f80_0000;
+
 impl Encoder for F32Dense {
     fn encode(&self, values: &[f32], out: &mut Vec<u8>) {
         assert_finite(values);
@@ -20,17 +22,20 @@ impl Encoder for F32Dense {
         out.extend(values.iter().flat_map(|value| value.to_le_bytes()));
     }
 
-    fn decode(&self, bytes: &[u8], out: &mut [f32]) -> Result<(), DecodeError> {
-        let body = body(bytes, TAG, out.len(), self.encoded_len(out.len()))?;
+    fn validate(&self, bytes: &[u8], dimension: usize) -> Result<(), DecodeError> {
+        let body = body(bytes, TAG, dimension, self.encoded_len(dimension))?;
         let (words, _) = body.as_chunks::<4>();
+        all_finite(words, |word| {
+            u32::from_le_bytes(word) & EXPONENT_OF_F32 == EXPONENT_OF_F32
+        })
+    }
+
+    fn decode_range(&self, bytes: &[u8], first: usize, out: &mut [f32]) {
+        let (body, _) = body_for_range(bytes, first, out.len());
+        let (words, _) = body[4 * first..].as_chunks::<4>();
         for (out, word) in out.iter_mut().zip(words) {
             *out = f32::from_le_bytes(*word);
         }
-        if let Some(index) = first_non_finite(out) {
-            out.fill(0.0);
-            return Err(DecodeError::NotFinite { index });
-        }
-        Ok(())
     }
 
     fn encoded_len(&self, dimension: usize) -> usize {

@@ -10,7 +10,7 @@
 //! Canonical form: s is +0 and every q is 0; or s is normal, 127 · s is finite and some |q| is 127; never −128.
 //! A block so small that s would be subnormal (a < 1.5e-36) is written as zeros.
 
-use super::{DecodeError, Encoder, HEADER_LEN, assert_finite, begin, body};
+use super::{DecodeError, Encoder, HEADER_LEN, assert_finite, begin, body, body_for_range, check_block};
 
 /// The blockwise int8 encoding.
 #[derive(Clone, Copy, Debug)]
@@ -56,25 +56,33 @@ impl Encoder for Int8 {
         }
     }
 
-    fn decode(&self, bytes: &[u8], out: &mut [f32]) -> Result<(), DecodeError> {
-        let body = body(bytes, TAG, out.len(), self.encoded_len(out.len()))?;
-        let Some((block, rest)) = body.split_first_chunk::<4>() else {
-            return Err(DecodeError::TooShort { len: bytes.len() });
-        };
-        let found = u32::from_le_bytes(*block);
-        if found != self.block {
-            return Err(DecodeError::Block {
-                expected: self.block,
-                found,
-            });
-        }
-        let (scales, quanta) = rest.split_at(out.len().div_ceil(self.block_len()) * 4);
+    fn validate(&self, bytes: &[u8], dimension: usize) -> Result<(), DecodeError> {
+        let body = body(bytes, TAG, dimension, self.encoded_len(dimension))?;
+        let rest = check_block(body, self.block)?;
+        let (scales, quanta) = rest.split_at(dimension.div_ceil(self.block_len()) * 4);
         let (scales, _) = scales.as_chunks::<4>();
-        let blocks = out.chunks_mut(self.block_len()).zip(quanta.chunks(self.block_len()));
-        for (index, ((out, quanta), scale)) in blocks.zip(scales).enumerate() {
-            decode_block(index, f32::from_le_bytes(*scale), quanta, out)?;
+        for (index, (quanta, scale)) in quanta.chunks(self.block_len()).zip(scales).enumerate() {
+            validate_block(index, f32::from_le_bytes(*scale), quanta)?;
         }
         Ok(())
+    }
+
+    fn decode_range(&self, bytes: &[u8], first: usize, out: &mut [f32]) {
+        let (body, dimension) = body_for_range(bytes, first, out.len());
+        let (scales, quanta) = body[4..].split_at(dimension.div_ceil(self.block_len()) * 4);
+        let (scales, _) = scales.as_chunks::<4>();
+        let (mut out, mut at) = (out, first);
+        while !out.is_empty() {
+            // The first block may have begun before the range; the last may end after it.
+            let block = at / self.block_len();
+            let len = out.len().min((block + 1) * self.block_len() - at);
+            let (head, tail) = out.split_at_mut(len);
+            let scale = f32::from_le_bytes(scales[block]);
+            for (out, &quantum) in head.iter_mut().zip(&quanta[at..at + len]) {
+                *out = scale * f32::from(quantum as i8);
+            }
+            (out, at) = (tail, at + len);
+        }
     }
 
     fn encoded_len(&self, dimension: usize) -> usize {
@@ -105,8 +113,8 @@ fn encode_block(values: &[f32], quanta: &mut [u8]) -> f32 {
     scale
 }
 
-/// Checks that a block is canonical and writes its values.
-fn decode_block(block: usize, scale: f32, quanta: &[u8], out: &mut [f32]) -> Result<(), DecodeError> {
+/// Checks that a block is canonical.
+fn validate_block(block: usize, scale: f32, quanta: &[u8]) -> Result<(), DecodeError> {
     let zero = scale.to_bits() == 0;
     let usable = scale.is_normal() && scale > 0.0 && (scale * 127.0).is_finite();
     if !(zero || usable) {
@@ -117,9 +125,6 @@ fn decode_block(block: usize, scale: f32, quanta: &[u8], out: &mut [f32]) -> Res
         .fold(0u8, |largest, &quantum| largest.max((quantum as i8).unsigned_abs()));
     if largest != if zero { 0 } else { 127 } {
         return Err(DecodeError::NotCanonical { block });
-    }
-    for (out, &quantum) in out.iter_mut().zip(quanta) {
-        *out = scale * f32::from(quantum as i8);
     }
     Ok(())
 }

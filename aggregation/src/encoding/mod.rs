@@ -18,6 +18,8 @@ pub mod int8;
 
 use serde::{Deserialize, Serialize};
 
+use crate::numeric::CHUNK;
+
 pub use bf16::Bf16;
 pub use f32_dense::F32Dense;
 pub use int8::Int8;
@@ -30,9 +32,26 @@ pub trait Encoder: Send + Sync {
     /// When a value is NaN or infinite: a trainer must notice that its step diverged before it encodes the result.
     fn encode(&self, values: &[f32], out: &mut Vec<u8>);
 
+    /// Whether `bytes` are an encoded update of `dimension` values, checked completely: header, lengths, canonical form,
+    /// and that every decoded value is finite. It reads the bytes once, in an order that follows from `dimension` alone,
+    /// and allocates nothing in proportion to a size that the bytes announce.
+    fn validate(&self, bytes: &[u8], dimension: usize) -> Result<(), DecodeError>;
+
+    /// Writes the decoded coordinates `first .. first + out.len()` over `out`. `first` is a multiple of
+    /// [`CHUNK`](crate::numeric::CHUNK), `bytes` are what [`validate`](Self::validate) accepted. Ranges decode
+    /// independently of each other: any cut of an update at such places gives the same values.
+    ///
+    /// # Panics
+    /// When the range is not one of the update's. Bytes that were not validated give a panic or values without meaning.
+    fn decode_range(&self, bytes: &[u8], first: usize, out: &mut [f32]);
+
     /// Writes the decoded update over `out`, whose length is the dimension that is expected.
-    /// After an error, the contents of `out` are finite or as before, and mean nothing.
-    fn decode(&self, bytes: &[u8], out: &mut [f32]) -> Result<(), DecodeError>;
+    /// After an error, the contents of `out` are as before.
+    fn decode(&self, bytes: &[u8], out: &mut [f32]) -> Result<(), DecodeError> {
+        self.validate(bytes, out.len())?;
+        self.decode_range(bytes, 0, out);
+        Ok(())
+    }
 
     /// Exact length in bytes of an encoded update of `dimension` values; saturates where it exceeds `usize`.
     fn encoded_len(&self, dimension: usize) -> usize;
@@ -227,6 +246,53 @@ fn body(bytes: &[u8], tag: u8, dimension: usize, total: usize) -> Result<&[u8], 
         });
     }
     Ok(body)
+}
+
+/// The body of a validated update, and its dimension, for a range that lies in it.
+///
+/// # Panics
+/// When `first` is no multiple of [`CHUNK`] or the range ends beyond the dimension.
+fn body_for_range(bytes: &[u8], first: usize, len: usize) -> (&[u8], usize) {
+    let (header, body) = bytes.split_at(HEADER_LEN);
+    let announced = header[8..].first_chunk().expect("a header ends with a u64");
+    let dimension = usize::try_from(u64::from_le_bytes(*announced)).expect("a validated dimension is a length");
+    assert!(
+        first.is_multiple_of(CHUNK),
+        "a range begins at a multiple of {CHUNK}, not at {first}"
+    );
+    assert!(
+        first.checked_add(len).is_some_and(|end| end <= dimension),
+        "the range {first} + {len} ends beyond the dimension {dimension}"
+    );
+    (body, dimension)
+}
+
+/// Splits the block length off a body and checks that it is the session's.
+fn check_block(body: &[u8], expected: u32) -> Result<&[u8], DecodeError> {
+    let Some((block, rest)) = body.split_first_chunk::<4>() else {
+        return Err(DecodeError::TooShort {
+            len: body.len() + HEADER_LEN,
+        });
+    };
+    let found = u32::from_le_bytes(*block);
+    if found != expected {
+        return Err(DecodeError::Block { expected, found });
+    }
+    Ok(rest)
+}
+
+/// Checks that no word is a NaN or an infinity, which `bad` recognises. Works on pieces without a branch inside, so that
+/// it vectorises.
+fn all_finite<const N: usize>(words: &[[u8; N]], bad: impl Fn([u8; N]) -> bool) -> Result<(), DecodeError> {
+    for (piece, part) in words.chunks(CHUNK).enumerate() {
+        if part.iter().fold(false, |any, &word| any | bad(word)) {
+            let within = part.iter().position(|&word| bad(word)).unwrap_or_default();
+            return Err(DecodeError::NotFinite {
+                index: piece * CHUNK + within,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Asserts the contract of [`Encoder::encode`].

@@ -14,11 +14,14 @@ pub mod push_sum;
 pub mod relay_sum;
 pub mod trimmed_gossip;
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::aggregator::{Contribution, Verdict, VerdictOutcome};
+use crate::aggregator::{Aggregator, Context, Contribution, Verdict, VerdictOutcome};
+use crate::composition::Composition;
 use crate::encoding::DecodeError;
-use crate::numeric;
+use crate::numeric::{self, LANES};
+use crate::pre_aggregation::PreAggregationConfig;
 use crate::rules::{RuleConfig, RuleError};
 
 pub use choco::Choco;
@@ -54,15 +57,12 @@ impl<'a> Neighbourhood<'a> {
     /// The others' places, from the nearest to the farthest from the own vector, with their distances; the smaller
     /// place first among equals.
     fn by_distance(&self) -> Vec<(usize, f64)> {
-        let contributions: Vec<Contribution<'_>> = self
+        let own = self.own_values();
+        let distances: Vec<f64> = self
             .members
-            .iter()
-            .map(|member| Contribution {
-                values: member.values,
-                weight: 1.0,
-            })
+            .par_iter()
+            .map(|member| squared_distance(member.values, own))
             .collect();
-        let distances = numeric::squared_distances(&contributions, self.own_values());
         let mut others: Vec<(usize, f64)> = distances.into_iter().map(f64::sqrt).enumerate().collect();
         others.remove(self.own);
         others.sort_by(|a, b| a.1.total_cmp(&b.1));
@@ -114,10 +114,14 @@ pub enum MixingConfig {
         /// Neighbours that may be faulty.
         b: usize,
     },
-    /// A rule for updates, on the whole neighbourhood.
+    /// A rule for updates, on the whole neighbourhood. Where a rule asks for what it may trust (a centre, a reference, a
+    /// pivot), that is the own vector; buckets are the same in every round.
     Rule {
         /// The rule.
         rule: RuleConfig,
+        /// What is done before it.
+        #[serde(default)]
+        pre: Vec<PreAggregationConfig>,
     },
     /// Sums relayed along a spanning tree: every member gets the exact, if late, mean. Not robust: one lie reaches all.
     RelaySum,
@@ -301,10 +305,11 @@ impl MixingConfig {
                     neighbours.saturating_sub(1) / 2,
                 ),
             },
-            Self::Rule { rule } => rule.check(neighbours + 1).map_err(|source| MixingError::Rule {
-                members: neighbours + 1,
-                source,
-            }),
+            Self::Rule { rule, pre } => {
+                let members = neighbours + 1;
+                let checked = composition(rule, pre, 0).check(members);
+                checked.map_err(|source| MixingError::Rule { members, source })
+            }
             Self::Choco { step } => number("step", *step, 1.0),
             Self::Gossip | Self::PushSum | Self::RelaySum | Self::GradientTracking | Self::Epidemic => Ok(()),
         }
@@ -329,6 +334,7 @@ impl MixingConfig {
             Self::ClippedGossip {
                 radius: GossipRadius::Ranked { b } | GossipRadius::Spread { b },
             } => b,
+            Self::Rule { ref rule, ref pre } => composition(rule, pre, 0).f().unwrap_or(0),
             _ => 0,
         }
     }
@@ -346,23 +352,54 @@ impl MixingConfig {
             Self::ClippedGossip { radius } => clipped_gossip::clipped_gossip(neighbourhood, *radius, out),
             Self::NearestNeighbours { b } => nearest_neighbours::nearest_neighbours(neighbourhood, *b, out),
             Self::TrimmedGossip { b } => trimmed_gossip::trimmed_gossip(neighbourhood, *b, out),
-            Self::Rule { rule } => {
+            Self::Rule { rule, pre } => {
                 neighbourhood.assert_preconditions(out);
-                let contributions: Vec<Contribution<'_>> = neighbourhood
-                    .members
-                    .iter()
-                    .map(|member| Contribution {
-                        values: member.values,
-                        weight: 1.0,
-                    })
-                    .collect();
-                rule.build().aggregate(&contributions, out)
+                let members = neighbourhood.members.iter();
+                let contributions: Vec<Contribution<'_>> =
+                    members.map(|member| Contribution::dense(member.values, 1.0)).collect();
+                let own = Some(neighbourhood.own_values());
+                let context = Context {
+                    seed: 0,
+                    centre: own,
+                    reference: own,
+                };
+                composition(rule, pre, neighbourhood.own).aggregate_with(&context, &contributions, out)
             }
             Self::PushSum | Self::RelaySum | Self::Choco { .. } | Self::GradientTracking => {
                 panic!("mixing {} has memory: drive its type", self.name())
             }
         }
     }
+}
+
+/// The rule and what is before it, its pivot the member itself.
+fn composition(rule: &RuleConfig, pre: &[PreAggregationConfig], own: usize) -> Composition {
+    let rule = match *rule {
+        RuleConfig::Monna { f, .. } => RuleConfig::Monna { f, pivot: own },
+        ref other => other.clone(),
+    };
+    Composition {
+        pre: pre.to_vec(),
+        rule,
+    }
+}
+
+/// ‖a − b‖² in f64, over interleaved accumulators that are added from first to last: one definition of the sum.
+fn squared_distance(a: &[f32], b: &[f32]) -> f64 {
+    let mut lanes = [0.0f64; LANES];
+    let (a_blocks, b_blocks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let (a_rest, b_rest) = (a_blocks.remainder(), b_blocks.remainder());
+    for (a, b) in a_blocks.zip(b_blocks) {
+        for lane in 0..LANES {
+            let difference = f64::from(a[lane]) - f64::from(b[lane]);
+            lanes[lane] += difference * difference;
+        }
+    }
+    for (lane, (&a, &b)) in a_rest.iter().zip(b_rest).enumerate() {
+        let difference = f64::from(a) - f64::from(b);
+        lanes[lane] += difference * difference;
+    }
+    lanes.iter().fold(0.0, |sum, lane| sum + lane)
 }
 
 /// Coordinates summed side by side.

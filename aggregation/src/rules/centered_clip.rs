@@ -1,27 +1,34 @@
-//! Centered clipping (Karimireddy, He & Jaggi 2021, ICML, "Learning from History for Byzantine Robust Optimization", §4).
-//! It carries no centre from round to round, as the paper's does; that is for a rule with state, and this one has none.
+//! Centered clipping (Karimireddy, He & Jaggi 2021, ICML, "Learning from History for Byzantine Robust Optimization", §4):
+//! `centered_clip` around the median of the round, `carried_clip` around the aggregate of the round before.
+//! It is no defence by itself against attackers who stay within τ of the centre and push in one direction: worker
+//! momentum is (§5 of the paper).
 //!
 //! ```text
-//! v ← coordinate-wise median of x_1 … x_n
 //! repeat L times:  v ← v + (1/n) Σ_i (x_i − v) · min(1, τ / ‖x_i − v‖)
 //! ```
-//! Why the median as a start: the bound of the paper holds for a centre near the honest mean. The previous aggregate
-//! would serve, but makes the result depend on history that a member who joins late must first be told; zero would
-//! make the rule depend on where the origin lies. Fewer than n/2 attackers cannot move the median out of the range
-//! of the honest values.
-//! Why τ is the median of the distances ‖x_i − v‖ by default: the right τ is of the size of the honest spread, which
+//! All v lie at v₀ + Σ a_i (x_i − v₀), so the products of the x_i − v₀ suffice for any number of steps.
+//!
+//! *Where it starts.* The bound of the paper holds for a centre near the honest mean. `carried_clip` takes the previous
+//! aggregate, as the paper does; it is then part of the state that members agree on, so that who joins late has it too.
+//! `centered_clip` takes the coordinate-wise median, which needs no history and which fewer than n/2 attackers cannot move
+//! out of the range of the honest values.
+//! *Why τ is the median of the distances ‖x_i − v‖ by default.* The right τ is of the size of the honest spread, which
 //! changes over training and which no operator knows in advance. With f < n/2 that median is at most the largest
 //! honest distance, so attackers can neither blow τ up beyond the honest spread nor push v by more than τ·f/n a step;
-//! and it scales with the updates, so that the rule commutes with scaling and translation.
-//! n ≥ 1 · breakdown point ½, with good accuracy for f well below it · 2 L + 1 passes, O((L + log² n) n d).
-//! Verdict weight: the last step's min(1, τ/‖x_i − v‖) as a share of their sum; `Clipped` where it is below 1,
-//! `Excluded` where it is 0.
+//! and it scales with the updates, so that the rule commutes with scaling and (from the median) with translation.
+//! n ≥ 1 · breakdown point ½, with good accuracy for f well below it (proved for f ≤ n/10) · `carried_clip` two passes,
+//! `centered_clip` three, O(n² d), any L. Verdict weight: a_i as a share of their sum; `Clipped` where the last step
+//! shortened it, `Excluded` where it is 0.
 
 use serde::{Deserialize, Serialize};
 
+use super::Weighing;
 use super::median::Median;
-use crate::aggregator::{Aggregator, Contribution, Verdict, VerdictOutcome, assert_preconditions};
-use crate::numeric::{for_each_chunk, median_of_scalars, squared_distances};
+use super::verdicts_of_weights;
+use crate::aggregator::{Aggregator, Contribution, Verdict, assert_preconditions};
+use crate::gram::Gram;
+use crate::numeric::median_of_scalars;
+use crate::weighted_sum::{Weights, weighted_sum};
 
 /// The radius of the ball that updates are clipped to.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq)]
@@ -43,9 +50,6 @@ pub struct CenteredClip {
     pub radius: Radius,
 }
 
-/// Coordinates summed side by side.
-const WIDTH: usize = 256;
-
 impl Aggregator for CenteredClip {
     fn aggregate(&self, contributions: &[Contribution<'_>], out: &mut [f32]) -> Vec<Verdict> {
         assert_preconditions(contributions, out);
@@ -61,12 +65,19 @@ impl CenteredClip {
     /// As [`Aggregator::aggregate`] does.
     pub fn refine(&self, contributions: &[Contribution<'_>], centre: &mut [f32]) -> Vec<Verdict> {
         assert_preconditions(contributions, centre);
-        let mut factors = vec![1.0f64; contributions.len()];
+        let weighing = self.weigh(&Gram::of(contributions, Some(centre)));
+        let kept = 1.0 - weighing.weights.weights.iter().fold(0.0, |sum, weight| sum + weight);
+        weighted_sum(contributions, &weighing.weights, kept, centre);
+        verdicts_of_weights(weighing.shares(), |i| weighing.clipped[i])
+    }
+
+    /// The weights a_i of the x_i − v₀, from their products.
+    pub(super) fn weigh(&self, gram: &Gram) -> Weighing {
+        let n = gram.len();
+        let mut weights = vec![0.0f64; n];
+        let mut factors = vec![1.0f64; n];
         for _ in 0..self.iterations {
-            let distances: Vec<f64> = squared_distances(contributions, centre)
-                .into_iter()
-                .map(f64::sqrt)
-                .collect();
+            let distances = gram.distances_from(&weights);
             let radius = match self.radius {
                 Radius::MedianDistance => median_of_scalars(&distances),
                 Radius::Fixed(radius) => f64::from(radius),
@@ -74,59 +85,26 @@ impl CenteredClip {
             for (factor, &distance) in factors.iter_mut().zip(&distances) {
                 *factor = if distance <= radius { 1.0 } else { radius / distance };
             }
-            step_towards(contributions, &factors, centre);
+            let pull = factors.iter().fold(0.0, |sum, factor| sum + factor) / n as f64;
+            for (weight, factor) in weights.iter_mut().zip(&factors) {
+                *weight = (1.0 - pull) * *weight + factor / n as f64;
+            }
         }
-        verdicts_of_factors(&factors)
+        Weighing {
+            weights: Weights { weights, divisor: 1.0 },
+            shares: None,
+            clipped: factors.iter().map(|factor| *factor < 1.0).collect(),
+        }
     }
-}
-
-/// v ← v + (1/n) Σ_i factor_i (x_i − v), coordinate by coordinate, in f64.
-fn step_towards(contributions: &[Contribution<'_>], factors: &[f64], centre: &mut [f32]) {
-    let count = contributions.len() as f64;
-    for_each_chunk(centre, |start, centre| {
-        for (index, centre) in centre.chunks_mut(WIDTH).enumerate() {
-            let begin = start + index * WIDTH;
-            let mut sums = [0.0f64; WIDTH];
-            for (contribution, factor) in contributions.iter().zip(factors) {
-                let values = &contribution.values[begin..begin + centre.len()];
-                for ((sum, &value), &centre) in sums.iter_mut().zip(values).zip(centre.iter()) {
-                    *sum += factor * (f64::from(value) - f64::from(centre));
-                }
-            }
-            for (centre, sum) in centre.iter_mut().zip(sums) {
-                *centre = (f64::from(*centre) + sum / count) as f32;
-            }
-        }
-    });
-}
-
-fn verdicts_of_factors(factors: &[f64]) -> Vec<Verdict> {
-    let total = factors.iter().fold(0.0, |sum, factor| sum + factor);
-    factors
-        .iter()
-        .map(|&factor| Verdict {
-            weight: (factor / total) as f32,
-            outcome: match factor {
-                1.0 => VerdictOutcome::Used,
-                0.0 => VerdictOutcome::Excluded,
-                _ => VerdictOutcome::Clipped,
-            },
-        })
-        .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::aggregator::VerdictOutcome;
 
     fn run(rule: CenteredClip, rows: &[Vec<f32>]) -> (Vec<f32>, Vec<Verdict>) {
-        let contributions: Vec<_> = rows
-            .iter()
-            .map(|row| Contribution {
-                values: row,
-                weight: 1.0,
-            })
-            .collect();
+        let contributions: Vec<_> = rows.iter().map(|row| Contribution::dense(row, 1.0)).collect();
         let mut out = vec![0.0; rows[0].len()];
         let verdicts = rule.aggregate(&contributions, &mut out);
         (out, verdicts)

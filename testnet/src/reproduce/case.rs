@@ -2,7 +2,7 @@
 //! It runs nothing; a case is a name for a run, and the name says everything that the run depends on.
 
 use synod_aggregation::mixing::GossipRadius;
-use synod_aggregation::{MixingConfig, RuleConfig};
+use synod_aggregation::{Composition, MixingConfig, PreAggregationConfig, Radius, RuleConfig};
 use synod_protocol::graph::GraphConfig;
 
 /// All workers, faulty ones included.
@@ -34,7 +34,7 @@ pub enum Setting {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Defence {
     /// A rule for all updates.
-    Rule(&'static str, RuleConfig),
+    Rule(&'static str, Composition),
     /// Mixing of models.
     Mixing(&'static str, MixingConfig),
 }
@@ -161,9 +161,10 @@ impl Setting {
             ),
             Defence::Mixing("nearest_neighbours", MixingConfig::NearestNeighbours { b }),
             Defence::Mixing(
-                "trimmed_mean",
+                "nnm+trimmed_mean",
                 MixingConfig::Rule {
                     rule: RuleConfig::TrimmedMean { f: b },
+                    pre: vec![PreAggregationConfig::Nnm { f: b }],
                 },
             ),
         ]
@@ -171,18 +172,44 @@ impl Setting {
 }
 
 fn rules(f: usize) -> Vec<Defence> {
-    vec![
-        Defence::Rule("mean", RuleConfig::Mean),
-        Defence::Rule("median", RuleConfig::Median),
-        Defence::Rule("trimmed_mean", RuleConfig::TrimmedMean { f }),
-        Defence::Rule(
-            "centered_clip",
-            RuleConfig::CenteredClip {
-                iterations: 3,
-                radius: Default::default(),
-            },
-        ),
-    ]
+    let arc = PreAggregationConfig::Arc { f };
+    let nnm = PreAggregationConfig::Nnm { f };
+    let buckets = PreAggregationConfig::Bucketing { size: 2 };
+    let trimmed = RuleConfig::TrimmedMean { f };
+    let composed = |name, pre: &[PreAggregationConfig], rule: RuleConfig| {
+        let pre = pre.to_vec();
+        Defence::Rule(name, Composition { pre, rule })
+    };
+    let centered = RuleConfig::CenteredClip {
+        iterations: 3,
+        radius: Radius::MedianDistance,
+    };
+    let carried = RuleConfig::CarriedClip {
+        iterations: 3,
+        radius: Radius::Fixed(0.5),
+    };
+    let mut rules = vec![
+        composed("mean", &[], RuleConfig::Mean),
+        composed("median", &[], RuleConfig::Median),
+        composed("trimmed_mean", &[], trimmed.clone()),
+        composed("rfa", &[], RuleConfig::Rfa),
+        composed("centered_clip", &[], centered),
+        composed("carried_clip_0.5", &[], carried.clone()),
+        composed("bucketing+carried_clip_0.5", &[buckets], carried),
+        composed("nnm+trimmed_mean", &[nnm], trimmed.clone()),
+        composed("nnm+rfa", &[nnm], RuleConfig::Rfa),
+        composed("arc+nnm+trimmed_mean", &[arc, nnm], trimmed),
+    ];
+    let multi_krum = RuleConfig::MultiKrum {
+        f,
+        keep: None,
+        neighbours: Default::default(),
+    };
+    // Ten members are too few for Krum against four.
+    if multi_krum.check(WORKERS).is_ok() {
+        rules.push(composed("multi_krum", &[], multi_krum));
+    }
+    rules
 }
 
 impl Defence {

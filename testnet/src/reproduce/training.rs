@@ -4,8 +4,7 @@
 use std::borrow::Cow;
 
 use synod_aggregation::attacks;
-use synod_aggregation::rules::RuleConfig;
-use synod_aggregation::{Contribution, MixingConfig, Neighbour, Neighbourhood};
+use synod_aggregation::{Aggregator, Composition, Context, Contribution, MixingConfig, Neighbour, Neighbourhood};
 use synod_protocol::graph::{Weighting, Weights};
 
 use super::case::{Attack, Case, Defence, WORKERS};
@@ -117,7 +116,7 @@ fn is_measured(round: u64, rounds: u64) -> bool {
 
 fn federated(
     case: &Case,
-    rule: &RuleConfig,
+    rule: &Composition,
     data: &Data,
     schedule: Schedule,
     mut workers: Vec<Worker>,
@@ -125,36 +124,42 @@ fn federated(
     mut noise: Dice,
 ) -> Outcome {
     let beta = case.momentum_tenths as f32 / 10.0;
-    let rule = rule.build();
-    let aggregate = |faulty: &[Vec<f32>], honest: &[&[f32]]| {
+    let aggregate = |context: &Context<'_>, faulty: &[Vec<f32>], honest: &[&[f32]]| {
         // The faulty come first: where a rule decides ties by place, they win them.
         let rows = faulty.iter().map(Vec::as_slice).chain(honest.iter().copied());
-        let rows: Vec<Contribution<'_>> = rows.map(|values| Contribution { values, weight: 1.0 }).collect();
+        let rows: Vec<Contribution<'_>> = rows.map(|values| Contribution::dense(values, 1.0)).collect();
         let mut out = vec![0.0; PARAMETERS];
-        rule.aggregate(&rows, &mut out);
+        rule.aggregate_with(context, &rows, &mut out);
         out
     };
     let mut scratch = vec![0.0; PARAMETERS];
     let mut measured = Vec::new();
+    // The aggregate of the round before, for rules that start from it.
+    let mut carried = vec![0.0; PARAMETERS];
     for round in 0..schedule.rounds {
         for worker in &mut workers {
             worker.step(data, &parameters, schedule.batch, beta, &mut scratch);
         }
         let (honest, flipped) = workers.split_at(case.honest());
         let honest: Vec<&[f32]> = honest.iter().map(|worker| worker.momentum.as_slice()).collect();
+        let context = Context {
+            seed: round,
+            centre: Some(&carried),
+            reference: None,
+        };
         let faulty = match case.attack {
             Attack::LabelFlip => flipped.iter().map(|worker| worker.momentum.clone()).collect(),
             Attack::OptimisedAlie => {
                 let bend = |z: f64| attacks::little_is_enough(&honest, z);
                 let strongest = attacks::strongest(&honest, 8, bend, |vector| {
-                    aggregate(&vec![vector.to_vec(); case.faulty], &honest)
+                    aggregate(&context, &vec![vector.to_vec(); case.faulty], &honest)
                 });
                 vec![strongest; case.faulty]
             }
             _ => common(case, &honest, &mut noise),
         };
-        let step = aggregate(&faulty, &honest);
-        for (parameter, step) in parameters.iter_mut().zip(&step) {
+        carried = aggregate(&context, &faulty, &honest);
+        for (parameter, step) in parameters.iter_mut().zip(&carried) {
             *parameter -= schedule.rate * step;
         }
         if !parameters.iter().all(|parameter| parameter.abs() < DIVERGED) {
