@@ -10,6 +10,9 @@ CARGO ?= cargo
 BUILD := $(or $(CARGO_TARGET_DIR),target)/release
 DEMO ?= target/demo
 
+# What `make reproduce` runs.
+CLAIM ?= byzantine-table
+
 # What `make simulate` runs.
 SCENARIO ?= testnet/scenarios/baseline.toml
 SEED ?= 1
@@ -17,7 +20,7 @@ SEEDS ?= 1..50
 PEERS ?=
 ROUNDS ?=
 
-.PHONY: help deps build demo test test-architecture lint format-check clippy simulate soak bench-aggregation check-cuda clean-demo
+.PHONY: help deps build demo test test-architecture lint format-check clippy simulate soak bench-aggregation reproduce check-cuda clean-demo
 
 ## help: list the targets
 help:
@@ -75,6 +78,11 @@ soak:
 ## bench-aggregation: time rules and encodings; one JSON object a case
 bench-aggregation:
 	@$(CARGO) bench --quiet -p synod-aggregation
+
+## reproduce: regenerate the evidence of a claim: CLAIM=byzantine-table QUICK=1 DATA=FOLDER
+reproduce:
+	@$(CARGO) build --release --quiet -p synod-testnet
+	@$(BUILD)/testnet reproduce $(CLAIM) --dir target/$(CLAIM) $(if $(QUICK),--quick) $(if $(DATA),--data $(DATA)) $(if $(THREADS),--threads $(THREADS))
 
 ## check-cuda: type-check the CUDA build on a machine without a GPU, a CUDA toolkit or a network
 check-cuda: deps

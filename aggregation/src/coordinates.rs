@@ -1,8 +1,8 @@
 //! Rules that look at each coordinate alone: values sorted by a network, then the mean of those that count.
 //! It mixes members' values first where a [`Mixture`] says so; it knows no distances.
 //!
-//! The result of a coordinate is a sum in f64 in rank order, divided once, rounded once to f32; a zero comes out as +0.
-//! It is thus a function of the *multiset* of values: permuting the members changes no bit. Ties know only `<`, and no
+//! The result of a coordinate is a sum in f64, divided once, rounded once to f32; a zero comes out as +0. The values are
+//! added in the order in which the network leaves them: the network is part of the definition. Ties know only `<`, and no
 //! branch depends on data.
 //!
 //! How often each member's values counted is taken on the first [`COUNTED`] coordinates of every
@@ -14,13 +14,15 @@ use crate::aggregator::Contribution;
 use crate::chunk_reader::ChunkReader;
 use crate::numeric;
 use crate::pre_aggregation::Mixture;
+use crate::simd::networks::{self, Comparator};
+use crate::simd::{Borders, Kernels, MixedRow, SUM_WIDTH};
 use crate::sorting_network::{merge_exchange, prune};
 
 /// Coordinates of a chunk on which members' values within the kept ranges are counted.
 pub const COUNTED: usize = 256;
 
-/// Coordinates that are sorted side by side: 256 bytes a row, so that 64 members fit the first-level cache.
-const WIDTH: usize = 64;
+/// Chunks that one task works on, so that counts take little memory.
+const CHUNKS: usize = 16;
 
 /// Which of the sorted values of a coordinate count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,32 +43,37 @@ pub(crate) enum Reduction {
 struct Plan {
     rows: usize,
     reduction: Reduction,
-    network: Vec<(usize, usize)>,
+    network: Vec<Comparator>,
+    /// What each row is made of, where rows are mixed.
+    terms: Option<Vec<Vec<(usize, f64)>>>,
+    kernels: Kernels,
 }
 
 impl Plan {
-    fn new(rows: usize, reduction: Reduction) -> Self {
-        let network = merge_exchange(rows);
+    fn new(rows: usize, mixture: Option<&Mixture>, reduction: Reduction, kernels: Kernels) -> Self {
         let network = match reduction {
             Reduction::Middle { trim } => {
                 assert!(
                     2 * trim < rows,
                     "trimming {trim} from each side of {rows} values leaves none"
                 );
-                prune(&network, rows, trim, rows - 1 - trim)
+                let all = || prune(&merge_exchange(rows), rows, trim, rows - 1 - trim);
+                networks::middle(rows, trim).map_or_else(all, <[Comparator]>::to_vec)
             }
             Reduction::NearMedian { keep } => {
                 assert!(
                     (1..=rows).contains(&keep),
                     "{keep} of {rows} values cannot be those near the median"
                 );
-                network
+                networks::sorting(rows).map_or_else(|| merge_exchange(rows), <[Comparator]>::to_vec)
             }
         };
         Self {
             rows,
             reduction,
             network,
+            terms: mixture.map(Mixture::terms),
+            kernels,
         }
     }
 }
@@ -82,19 +89,36 @@ pub(crate) fn reduce(
     reduction: Reduction,
     out: &mut [f32],
 ) -> Vec<u64> {
+    reduce_with(Kernels::detect(), contributions, mixture, reduction, out)
+}
+
+fn reduce_with(
+    kernels: Kernels,
+    contributions: &[Contribution<'_>],
+    mixture: Option<&Mixture>,
+    reduction: Reduction,
+    out: &mut [f32],
+) -> Vec<u64> {
     let rows = mixture.map_or(contributions.len(), Mixture::rows);
-    let plan = Plan::new(rows, reduction);
-    let counts: Vec<Vec<u64>> = out
-        .par_chunks_mut(numeric::CHUNK)
+    let plan = Plan::new(rows, mixture, reduction, kernels);
+    let parts: Vec<Vec<u64>> = out
+        .par_chunks_mut(numeric::CHUNK * CHUNKS)
         .enumerate()
         .map_init(
             || Scratch::new(&plan),
-            |scratch, (index, out)| scratch.chunk(&plan, contributions, mixture, index * numeric::CHUNK, out),
+            |scratch, (index, out)| {
+                let mut counts = vec![0u64; plan.rows];
+                for (at, out) in out.chunks_mut(numeric::CHUNK).enumerate() {
+                    let first = (index * CHUNKS + at) * numeric::CHUNK;
+                    scratch.chunk(&plan, contributions, first, out, &mut counts);
+                }
+                counts
+            },
         )
         .collect();
     let mut totals = vec![0u64; rows];
-    for chunk in counts {
-        for (total, part) in totals.iter_mut().zip(chunk) {
+    for part in parts {
+        for (total, part) in totals.iter_mut().zip(part) {
             *total += part;
         }
     }
@@ -104,138 +128,128 @@ pub(crate) fn reduce(
 /// What one thread works in.
 struct Scratch {
     reader: ChunkReader,
-    /// The values of a block as they came, then sorted.
-    values: Vec<[f32; WIDTH]>,
-    sorted: Vec<[f32; WIDTH]>,
+    /// The contributions of a block, converted, and the rows that they are mixed to.
+    converted: Vec<[f64; SUM_WIDTH]>,
+    mixed: Vec<MixedRow>,
+    sorted: Vec<MixedRow>,
 }
 
 impl Scratch {
     fn new(plan: &Plan) -> Self {
         Self {
             reader: ChunkReader::default(),
-            values: vec![[0.0; WIDTH]; plan.rows],
-            sorted: vec![[0.0; WIDTH]; plan.rows],
+            converted: Vec::new(),
+            mixed: vec![[0.0; SUM_WIDTH]; plan.rows],
+            sorted: vec![[0.0; SUM_WIDTH]; plan.rows],
         }
     }
 
+    /// One chunk, block by block. Counts where it is to be counted.
     fn chunk(
         &mut self,
         plan: &Plan,
         contributions: &[Contribution<'_>],
-        mixture: Option<&Mixture>,
-        start: usize,
+        first: usize,
         out: &mut [f32],
-    ) -> Vec<u64> {
-        let mut counts = vec![0u64; plan.rows];
-        let rows = self.reader.rows(contributions, start, out.len());
-        for (at, out) in out.chunks_mut(WIDTH).enumerate() {
-            let begin = at * WIDTH;
-            match mixture {
-                None => {
-                    for (values, row) in self.values.iter_mut().zip(&rows) {
-                        values[..out.len()].copy_from_slice(&row[begin..begin + out.len()]);
-                    }
+        counts: &mut [u64],
+    ) {
+        let Self {
+            reader,
+            converted,
+            mixed,
+            sorted,
+        } = self;
+        let rows = reader.rows(contributions, first, out.len());
+        if let Some(terms) = &plan.terms {
+            converted.resize(rows.len(), [0.0; SUM_WIDTH]);
+            for (block, out) in out.chunks_mut(SUM_WIDTH).enumerate() {
+                let begin = block * SUM_WIDTH;
+                for (row, converted) in rows.iter().zip(converted.iter_mut()) {
+                    plan.kernels.widen(&row[begin..begin + out.len()], converted);
                 }
-                Some(mixture) => mixture.mix(&rows, begin, out.len(), &mut self.values),
+                for (terms, mixed) in terms.iter().zip(mixed.iter_mut()) {
+                    plan.kernels.mix_row(converted, terms, mixed);
+                }
+                let mixed: Vec<&[f32]> = mixed.iter().map(|row| &row[..]).collect();
+                plan.block(&mixed, 0, out, sorted, (begin < COUNTED).then_some(&mut *counts));
             }
-            self.sorted.copy_from_slice(&self.values);
-            for &(low, high) in &plan.network {
-                let (head, tail) = self.sorted.split_at_mut(high);
-                compare_exchange(&mut head[low], &mut tail[0]);
+            return;
+        }
+        for (block, out) in out.chunks_mut(SUM_WIDTH).enumerate() {
+            let begin = block * SUM_WIDTH;
+            plan.block(&rows, begin, out, sorted, (begin < COUNTED).then_some(&mut *counts));
+        }
+    }
+}
+
+impl Plan {
+    /// At most [`SUM_WIDTH`] columns from `begin` on. What the processor's lanes leave over is done by itself.
+    fn block(
+        &self,
+        rows: &[&[f32]],
+        begin: usize,
+        out: &mut [f32],
+        sorted: &mut [MixedRow],
+        counts: Option<&mut [u64]>,
+    ) {
+        let mut borders: Borders = ([0.0; SUM_WIDTH], [0.0; SUM_WIDTH]);
+        let whole = out.len() - out.len() % self.kernels.lanes();
+        let (head, tail) = out.split_at_mut(whole);
+        let counted = counts.is_some();
+        self.columns(rows, begin, head, sorted, counted.then_some(&mut borders));
+        if let Some(counts) = counts {
+            for (count, row) in counts.iter_mut().zip(rows) {
+                *count += count_within(&row[begin..begin + whole], &borders);
             }
-            let (low, high) = finish(plan, &self.sorted, out);
-            if begin < COUNTED {
-                for (count, values) in counts.iter_mut().zip(&self.values) {
-                    *count += count_within(&values[..out.len()], &low, &high);
+            if !tail.is_empty() {
+                self.columns(rows, begin + whole, tail, sorted, Some(&mut borders));
+                for (count, row) in counts.iter_mut().zip(rows) {
+                    *count += count_within(&row[begin + whole..begin + whole + tail.len()], &borders);
                 }
             }
+        } else if !tail.is_empty() {
+            self.columns(rows, begin + whole, tail, sorted, None);
         }
-        counts
+    }
+
+    fn columns(
+        &self,
+        rows: &[&[f32]],
+        begin: usize,
+        out: &mut [f32],
+        sorted: &mut [MixedRow],
+        borders: Option<&mut Borders>,
+    ) {
+        match self.reduction {
+            Reduction::Middle { trim } => {
+                let mut borders = borders;
+                if !self.kernels.middle(rows, trim, begin, out, borders.as_deref_mut()) {
+                    self.walk(rows, begin, out.len(), sorted);
+                    self.kernels.mean_of_rows(&sorted[trim..self.rows - trim], out, borders);
+                }
+            }
+            Reduction::NearMedian { keep } => {
+                if !self.kernels.sort(rows, begin, out.len(), sorted) {
+                    self.walk(rows, begin, out.len(), sorted);
+                }
+                self.kernels.near_median(sorted, keep, out, borders);
+            }
+        }
+    }
+
+    /// Runs the network comparator by comparator, for what no kernel is made for.
+    fn walk(&self, rows: &[&[f32]], begin: usize, length: usize, sorted: &mut [MixedRow]) {
+        for (sorted, row) in sorted.iter_mut().zip(rows) {
+            sorted[..length].copy_from_slice(&row[begin..begin + length]);
+        }
+        self.kernels.walk(&self.network, sorted);
     }
 }
 
-/// Writes the means of the kept values; returns the borders of the kept ranges.
-fn finish(plan: &Plan, sorted: &[[f32; WIDTH]], out: &mut [f32]) -> ([f32; WIDTH], [f32; WIDTH]) {
-    match plan.reduction {
-        Reduction::Middle { trim } => {
-            let last = plan.rows - 1 - trim;
-            mean_of_rows(&sorted[trim..=last], out);
-            (sorted[trim], sorted[last])
-        }
-        Reduction::NearMedian { keep } => near_median(sorted, keep, out),
-    }
-}
-
-/// Lane by lane: the smaller value to `low`, the larger to `high`. Written as selections on one comparison, since
-/// `f32::min` leaves open which of −0 and +0 it returns; and on copies of eight lanes, without which the compiler
-/// makes sixty-four branches of it.
-#[inline(always)]
-fn compare_exchange(low: &mut [f32; WIDTH], high: &mut [f32; WIDTH]) {
-    const LANES: usize = 8;
-    let (lows, _) = low.as_chunks_mut::<LANES>();
-    let (highs, _) = high.as_chunks_mut::<LANES>();
-    for (low, high) in lows.iter_mut().zip(highs) {
-        let (a, b) = (*low, *high);
-        *low = std::array::from_fn(|lane| if b[lane] < a[lane] { b[lane] } else { a[lane] });
-        *high = std::array::from_fn(|lane| if b[lane] < a[lane] { a[lane] } else { b[lane] });
-    }
-}
-
-#[inline(always)]
-fn mean_of_rows(rows: &[[f32; WIDTH]], out: &mut [f32]) {
-    let count = rows.len() as f64;
-    let mut sums = [0.0f64; WIDTH];
-    for row in rows {
-        for lane in 0..WIDTH {
-            sums[lane] += f64::from(row[lane]);
-        }
-    }
-    for (out, sum) in out.iter_mut().zip(sums) {
-        *out = (sum / count) as f32;
-    }
-}
-
-/// The mean of the window of `keep` sorted values that lies nearest to the median. The window begins at rank 0 and moves
-/// up one rank at a time while the value that it would gain is nearer to the median than the one that it would lose.
-fn near_median(sorted: &[[f32; WIDTH]], keep: usize, out: &mut [f32]) -> ([f32; WIDTH], [f32; WIDTH]) {
-    let n = sorted.len();
-    let (lower, upper) = (&sorted[(n - 1) / 2], &sorted[n / 2]);
-    let median: [f64; WIDTH] = std::array::from_fn(|lane| (f64::from(lower[lane]) + f64::from(upper[lane])) / 2.0);
-    let mut starts = [0u32; WIDTH];
-    for (lost, gained) in sorted.iter().zip(&sorted[keep..]) {
-        for lane in 0..WIDTH {
-            let nearer = f64::from(gained[lane]) - median[lane] < median[lane] - f64::from(lost[lane]);
-            starts[lane] = starts[lane].wrapping_add(u32::from(nearer)); // at most n, and checks would not vectorise
-        }
-    }
-    let (mut sums, mut low, mut high) = ([0.0f64; WIDTH], [0.0f32; WIDTH], [0.0f32; WIDTH]);
-    for (rank, row) in (0u32..).zip(sorted) {
-        for lane in 0..WIDTH {
-            let offset = rank.wrapping_sub(starts[lane]);
-            sums[lane] += if offset < keep as u32 {
-                f64::from(row[lane])
-            } else {
-                0.0
-            };
-            low[lane] = if offset == 0 { row[lane] } else { low[lane] };
-            high[lane] = if offset == keep as u32 - 1 {
-                row[lane]
-            } else {
-                high[lane]
-            };
-        }
-    }
-    for (out, sum) in out.iter_mut().zip(sums) {
-        *out = (sum / keep as f64) as f32;
-    }
-    (low, high)
-}
-
-#[inline(always)]
-fn count_within(values: &[f32], low: &[f32; WIDTH], high: &[f32; WIDTH]) -> u64 {
+fn count_within(values: &[f32], (low, high): &Borders) -> u64 {
     let mut count = 0u32;
     for ((value, low), high) in values.iter().zip(low).zip(high) {
-        count = count.wrapping_add(u32::from((low <= value) & (value <= high))); // at most WIDTH, and checks would not vectorise
+        count = count.wrapping_add(u32::from((low <= value) & (value <= high))); // at most SUM_WIDTH, and checks would not vectorise
     }
     u64::from(count)
 }
@@ -257,6 +271,40 @@ mod tests {
         for values in [[-0.0f32, 0.0, -0.0], [0.0, -0.0, -0.0], [-0.0, -0.0, -0.0]] {
             for reduction in [Reduction::Middle { trim: 1 }, Reduction::NearMedian { keep: 2 }] {
                 assert_eq!(run(&values, reduction).0.to_bits(), 0);
+            }
+        }
+    }
+
+    /// Every processor's kernels give the bits of the portable ones, for every number of rows and columns.
+    #[test]
+    fn kernels_agree_to_the_last_bit() {
+        let mut state = 7u32;
+        let mut value = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            ((state >> 8) as f32 / 65_536.0 - 128.0) * if state & 0xc0 == 0 { 1e30 } else { 1.0 }
+        };
+        for n in 1..=20usize {
+            let rows: Vec<Vec<f32>> = (0..n).map(|_| (0..555).map(|_| value()).collect()).collect();
+            let contributions: Vec<_> = rows.iter().map(|row| Contribution::dense(row, 1.0)).collect();
+            let groups: Vec<Vec<usize>> = (0..n)
+                .map(|i| (0..n).filter(|j| (i + j) % 3 != 1 || i == *j).collect())
+                .collect();
+            let mixture = Mixture::means(&groups, n);
+            let trims = (0..n.div_ceil(2)).map(|trim| Reduction::Middle { trim });
+            for reduction in trims.chain((1..=n).map(|keep| Reduction::NearMedian { keep })) {
+                for mixture in [None, Some(&mixture)] {
+                    let results: Vec<(Vec<u32>, Vec<u64>)> = Kernels::all()
+                        .into_iter()
+                        .map(|kernels| {
+                            let mut out = vec![0.0; 555];
+                            let counts = reduce_with(kernels, &contributions, mixture, reduction, &mut out);
+                            (out.iter().map(|value| value.to_bits()).collect(), counts)
+                        })
+                        .collect();
+                    for result in &results[1..] {
+                        assert!(*result == results[0], "n = {n}, {reduction:?}");
+                    }
+                }
             }
         }
     }

@@ -4,7 +4,7 @@
 use crate::aggregator::Contribution;
 use crate::chunk_reader::ChunkReader;
 use crate::numeric;
-use crate::simd::{Kernels, SUM_ROWS, SUM_WIDTH};
+use crate::simd::{Kernels, SUM_WIDTH};
 
 /// Weights of contributions; the aggregate is their weighted sum over the divisor.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,9 +53,7 @@ pub fn weighted_sum(contributions: &[Contribution<'_>], weights: &Weights, keep:
                     *sum = keep * f64::from(*out);
                 }
             }
-            for (rows, factors) in rows.chunks(SUM_ROWS).zip(factors.chunks(SUM_ROWS)) {
-                kernels.add_rows(rows, at * SUM_WIDTH, factors, &mut sums);
-            }
+            kernels.add_rows(&rows, at * SUM_WIDTH, &factors, &mut sums);
             for (out, sum) in out.iter_mut().zip(sums) {
                 *out = rounded(sum / weights.divisor);
             }

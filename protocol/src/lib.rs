@@ -4,6 +4,7 @@
 pub mod contract;
 pub mod deadline;
 pub mod event;
+pub mod graph;
 pub mod identity;
 pub mod invite;
 mod joining;

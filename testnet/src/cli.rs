@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use serde_json::json;
 
 use crate::demo::Demo;
+use crate::reproduce::{CLAIMS, Reproduce};
 use crate::simulation::{Checker, Overrides, Report, Scenario, run};
 
 /// Synod's test network.
@@ -50,6 +51,74 @@ enum Command {
     ///   testnet demo --dir target/demo
     #[command(verbatim_doc_comment)]
     Demo(DemoArgs),
+    /// Regenerate the evidence for a claim about learning, on real images
+    ///
+    /// `byzantine-table`: the accuracy of ten workers by defence and attack, federated and on graphs, in two files of the
+    /// folder: cases.jsonl (a line a run; what is there is not run again) and table.md.
+    /// The last line of standard output is one JSON object.
+    ///
+    /// Examples:
+    ///   make reproduce CLAIM=byzantine-table
+    ///   testnet reproduce byzantine-table --quick --data /usr/share/datasets/mnist
+    #[command(verbatim_doc_comment)]
+    Reproduce(ReproduceArgs),
+}
+
+#[derive(Debug, Args)]
+struct ReproduceArgs {
+    /// Which claim
+    #[arg(value_parser = CLAIMS)]
+    claim: String,
+    /// The folder for results
+    #[arg(long, default_value = "target/byzantine-table")]
+    dir: PathBuf,
+    /// The folder of MNIST's four gzipped IDX files [default: $SYNOD_DATA/images/mnist]
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// A look at it in a minute or two: fewer cases, one seed, half the rounds
+    #[arg(long)]
+    quick: bool,
+    /// Runs side by side
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// Seeds of each case
+    #[arg(long, default_value_t = 3)]
+    seeds: u64,
+    /// Only settings whose name begins so: federated, graph_complete, graph_regular_6
+    #[arg(long)]
+    only: Option<String>,
+}
+
+impl ReproduceArgs {
+    fn run(self) -> ExitCode {
+        let Self {
+            claim: _,
+            dir,
+            data,
+            quick,
+            threads,
+            seeds,
+            only,
+        } = self;
+        let reproduce = Reproduce {
+            dir: if quick { dir.join("quick") } else { dir },
+            data,
+            quick,
+            threads,
+            seeds,
+            only,
+        };
+        match reproduce.run() {
+            Ok(summary) => {
+                println!("{summary}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("error: {error}");
+                ExitCode::from(1)
+            }
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -99,6 +168,7 @@ impl Cli {
         match self.command {
             Command::Simulate(simulate) => simulate.run(),
             Command::Demo(demo) => demo.run(),
+            Command::Reproduce(reproduce) => reproduce.run(),
         }
     }
 }

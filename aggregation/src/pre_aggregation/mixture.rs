@@ -157,25 +157,16 @@ impl Mixture {
             .collect()
     }
 
-    /// Writes columns `begin..begin + length` of the mixed rows, in f64, each rounded once.
-    pub(crate) fn mix<const WIDTH: usize>(
-        &self,
-        rows: &[&[f32]],
-        begin: usize,
-        length: usize,
-        mixed: &mut [[f32; WIDTH]],
-    ) {
-        for (weights, mixed) in self.weights().zip(mixed) {
-            let mut sums = [0.0f64; WIDTH];
-            for (row, weight) in rows.iter().zip(weights).filter(|(_, weight)| **weight != 0.0) {
-                for (sum, &value) in sums.iter_mut().zip(&row[begin..begin + length]) {
-                    *sum += weight * f64::from(value);
-                }
-            }
-            for (mixed, sum) in mixed[..length].iter_mut().zip(sums) {
-                *mixed = sum as f32;
-            }
-        }
+    /// Row by row, the contributions that enter and their weights, in order.
+    pub(crate) fn terms(&self) -> Vec<Vec<(usize, f64)>> {
+        let used = |row: &[f64]| {
+            row.iter()
+                .copied()
+                .enumerate()
+                .filter(|(_, weight)| *weight != 0.0)
+                .collect()
+        };
+        self.weights().map(used).collect()
     }
 }
 

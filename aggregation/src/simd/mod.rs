@@ -1,0 +1,263 @@
+//! The inner loops of the passes over the data, for the widest instructions that the processor has.
+//! It knows no rules; and its answers are the same bits on every processor, since all do the same operations in one order.
+//!
+//! Additions and multiplications are never fused: a processor without fused ones would round twice where another rounds once.
+
+mod columns;
+pub(crate) mod networks;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use self::networks::Comparator;
+use crate::numeric::LANES;
+
+/// Rows of a block of products.
+pub(crate) const BLOCK: usize = 4;
+/// Groups of [`LANES`] columns that a panel holds.
+pub(crate) const DEPTH: usize = 32;
+/// A row of a panel: converted values.
+pub(crate) type PanelRow = [[f64; LANES]; DEPTH];
+/// Lanes of the products of a block of rows with another.
+pub(crate) type ProductBlock = [[[f64; LANES]; BLOCK]; BLOCK];
+/// Columns that are summed, mixed or sorted side by side.
+pub(crate) const SUM_WIDTH: usize = 256;
+/// Rows that are added at once.
+const SUM_ROWS: usize = 8;
+/// A block of one row.
+pub(crate) type MixedRow = [f32; SUM_WIDTH];
+/// The least and the greatest value that counted, column by column.
+pub(crate) type Borders = (MixedRow, MixedRow);
+
+/// The kernels that this processor runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kernels {
+    /// Plain Rust for any processor.
+    Portable,
+    /// x86 with AVX2.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// x86 with AVX-512.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+/// Calls the kernel of that name with wider instructions, or the portable expression.
+macro_rules! dispatch {
+    ($kernels:expr, $name:ident($($argument:expr),*), $portable:expr) => {
+        match $kernels {
+            Kernels::Portable => $portable,
+            #[cfg(target_arch = "x86_64")]
+            #[allow(unsafe_code)]
+            // SAFETY: `detect` and `all` make these only where the processor has the instructions.
+            Kernels::Avx2 => unsafe { x86::avx2::$name($($argument),*) },
+            #[cfg(target_arch = "x86_64")]
+            #[allow(unsafe_code)]
+            // SAFETY: as above.
+            Kernels::Avx512 => unsafe { x86::avx512::$name($($argument),*) },
+        }
+    };
+}
+
+impl Kernels {
+    /// The best for this processor.
+    pub(crate) fn detect() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx512f") {
+                return Self::Avx512;
+            }
+            if is_x86_feature_detected!("avx2") {
+                return Self::Avx2;
+            }
+        }
+        Self::Portable
+    }
+
+    /// All that this processor can run, for tests that compare them.
+    #[cfg(test)]
+    pub(crate) fn all() -> Vec<Self> {
+        let mut all = vec![Self::Portable];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx2") {
+                all.push(Self::Avx2);
+            }
+            if is_x86_feature_detected!("avx512f") {
+                all.push(Self::Avx512);
+            }
+        }
+        all
+    }
+
+    /// Converts `values` (minus `centre`) to f64 and pads with zeros.
+    pub(crate) fn pack(self, values: &[f32], centre: Option<&[f32]>, panel: &mut PanelRow) {
+        dispatch!(self, pack(values, centre, panel), pack(values, centre, panel))
+    }
+
+    /// Adds the products of the rows of `left` with those of `right`, lane by lane.
+    pub(crate) fn products(self, left: &[PanelRow; BLOCK], right: &[PanelRow; BLOCK], block: &mut ProductBlock) {
+        dispatch!(self, products(left, right, block), products(left, right, block))
+    }
+
+    /// sums[k] += Σ_i factors[i] · rows[i][begin + k], row by row, as far as the rows reach.
+    pub(crate) fn add_rows(self, rows: &[&[f32]], begin: usize, factors: &[f64], sums: &mut [f64; SUM_WIDTH]) {
+        dispatch!(
+            self,
+            add_rows(rows, begin, factors, sums),
+            add_rows(rows, begin, factors, sums)
+        )
+    }
+
+    /// mixed[k] = Σ factor · rows[index][k] over the (index, factor) of `terms`, in their order.
+    pub(crate) fn mix_row(self, rows: &[[f64; SUM_WIDTH]], terms: &[(usize, f64)], mixed: &mut MixedRow) {
+        dispatch!(self, mix_row(rows, terms, mixed), mix_row(rows, terms, mixed))
+    }
+
+    /// Converts values to f64.
+    pub(crate) fn widen(self, values: &[f32], converted: &mut [f64; SUM_WIDTH]) {
+        dispatch!(self, widen(values, converted), columns::widen(values, converted))
+    }
+
+    /// Runs a network over all columns.
+    pub(crate) fn walk(self, network: &[Comparator], rows: &mut [MixedRow]) {
+        dispatch!(self, walk(network, rows), columns::walk(network, rows))
+    }
+
+    /// The mean of the rows, and the least and the greatest value of each column.
+    pub(crate) fn mean_of_rows(self, rows: &[MixedRow], out: &mut [f32], borders: Option<&mut Borders>) {
+        dispatch!(
+            self,
+            mean_of_rows(rows, out, borders),
+            columns::mean_of_rows(rows, out, borders)
+        )
+    }
+
+    /// The mean of the window of `keep` sorted values that lies nearest to the median, and its borders.
+    pub(crate) fn near_median(self, sorted: &[MixedRow], keep: usize, out: &mut [f32], borders: Option<&mut Borders>) {
+        dispatch!(
+            self,
+            near_median(sorted, keep, out, borders),
+            columns::near_median(sorted, keep, out, borders)
+        )
+    }
+
+    /// Sorts columns `begin..begin + length` into `sorted`. False where this processor has no kernel for so many rows or
+    /// for a number of columns that is no multiple of its lanes.
+    pub(crate) fn sort(self, rows: &[&[f32]], begin: usize, length: usize, sorted: &mut [MixedRow]) -> bool {
+        length.is_multiple_of(self.lanes()) && dispatch!(self, sort(rows, begin, length, sorted), false)
+    }
+
+    /// Writes the mean of the ranks `trim..n - trim` of the columns from `begin` on over `out`, and with `borders` the least
+    /// and the greatest value that counted. False as for [`sort`](Self::sort).
+    pub(crate) fn middle(
+        self,
+        rows: &[&[f32]],
+        trim: usize,
+        begin: usize,
+        out: &mut [f32],
+        borders: Option<&mut Borders>,
+    ) -> bool {
+        out.len().is_multiple_of(self.lanes()) && dispatch!(self, middle(rows, trim, begin, out, borders), false)
+    }
+
+    /// f32 that are worked on at once.
+    pub(crate) fn lanes(self) -> usize {
+        match self {
+            Self::Portable => 1,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => x86::avx2::LANES,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => x86::avx512::LANES,
+        }
+    }
+}
+
+#[inline(always)]
+fn pack(values: &[f32], centre: Option<&[f32]>, panel: &mut PanelRow) {
+    let panel = panel.as_flattened_mut();
+    let (head, tail) = panel.split_at_mut(values.len());
+    match centre {
+        None => {
+            for (packed, &value) in head.iter_mut().zip(values) {
+                *packed = f64::from(value);
+            }
+        }
+        Some(centre) => {
+            for ((packed, &value), &centre) in head.iter_mut().zip(values).zip(centre) {
+                *packed = f64::from(value) - f64::from(centre);
+            }
+        }
+    }
+    tail.fill(0.0);
+}
+
+fn products(left: &[PanelRow; BLOCK], right: &[PanelRow; BLOCK], block: &mut ProductBlock) {
+    for (left, block) in left.iter().zip(block) {
+        for (right, lanes) in right.iter().zip(block) {
+            let mut sums = *lanes;
+            for (left, right) in left.iter().zip(right) {
+                for lane in 0..LANES {
+                    sums[lane] += left[lane] * right[lane];
+                }
+            }
+            *lanes = sums;
+        }
+    }
+}
+
+#[inline(always)]
+fn add_rows(rows: &[&[f32]], begin: usize, factors: &[f64], sums: &mut [f64; SUM_WIDTH]) {
+    let (mut rows, mut factors) = (rows, factors);
+    while let Some((group, rest)) = rows.split_first_chunk::<SUM_ROWS>() {
+        let Some((weights, other)) = factors.split_first_chunk::<SUM_ROWS>() else {
+            break;
+        };
+        let whole = group.map(|row| row[begin..].first_chunk::<SUM_WIDTH>());
+        let [Some(a), Some(b), Some(c), Some(d), Some(e), Some(f), Some(g), Some(h)] = whole else {
+            break;
+        };
+        for k in 0..SUM_WIDTH {
+            let mut sum = sums[k];
+            sum += weights[0] * f64::from(a[k]);
+            sum += weights[1] * f64::from(b[k]);
+            sum += weights[2] * f64::from(c[k]);
+            sum += weights[3] * f64::from(d[k]);
+            sum += weights[4] * f64::from(e[k]);
+            sum += weights[5] * f64::from(f[k]);
+            sum += weights[6] * f64::from(g[k]);
+            sum += weights[7] * f64::from(h[k]);
+            sums[k] = sum;
+        }
+        (rows, factors) = (rest, other);
+    }
+    for (row, factor) in rows.iter().zip(factors) {
+        for (sum, &value) in sums.iter_mut().zip(&row[begin..]) {
+            *sum += factor * f64::from(value);
+        }
+    }
+}
+
+#[inline(always)]
+fn mix_row(rows: &[[f64; SUM_WIDTH]], terms: &[(usize, f64)], mixed: &mut MixedRow) {
+    let mut sums = [0.0f64; SUM_WIDTH];
+    let (groups, rest) = terms.as_chunks::<4>();
+    for &[(a, p), (b, q), (c, r), (d, s)] in groups {
+        let (a, b, c, d) = (&rows[a], &rows[b], &rows[c], &rows[d]);
+        for k in 0..SUM_WIDTH {
+            let mut sum = sums[k];
+            sum += p * a[k];
+            sum += q * b[k];
+            sum += r * c[k];
+            sum += s * d[k];
+            sums[k] = sum;
+        }
+    }
+    for &(a, p) in rest {
+        for (sum, value) in sums.iter_mut().zip(&rows[a]) {
+            *sum += p * value;
+        }
+    }
+    for (mixed, sum) in mixed.iter_mut().zip(sums) {
+        *mixed = sum as f32;
+    }
+}

@@ -1,0 +1,424 @@
+//! The inner loops for x86 processors with AVX-512 or AVX2: the same operations in the same order as the portable ones.
+//! It decides nothing, and it fuses no multiplication with an addition.
+//!
+//! Why intrinsics: of the block of products, compilers make gathers and scatters instead of vectors (tens of times slower,
+//! measured), and of the networks, rows in memory instead of registers. The other loops are plain Rust in functions that
+//! may use the wider instructions.
+#![allow(unsafe_code)] // loads and stores of whole vectors, each within a slice whose length was checked just before
+
+use super::networks::{Comparator, with_networks};
+use super::{BLOCK, Borders, DEPTH, MixedRow, PanelRow, ProductBlock, SUM_WIDTH, columns};
+
+/// The kernels, in terms of the vectors and operations of the module that calls it.
+macro_rules! functions {
+    ($feature:literal) => {
+        /// Adds the products of the rows of `left` with those of `right`, lane by lane, as many rows at a time as leave
+        /// their sums in registers.
+        #[target_feature(enable = $feature)]
+        pub(crate) fn products(left: &[PanelRow; BLOCK], right: &[PanelRow; BLOCK], block: &mut ProductBlock) {
+            for part in 0..8 / WIDE {
+                for top in (0..BLOCK).step_by(ROWS) {
+                    for side in (0..BLOCK).step_by(ROWS) {
+                        let mut sums = [[zero_wide(); ROWS]; ROWS];
+                        for i in 0..ROWS {
+                            for j in 0..ROWS {
+                                sums[i][j] = load_part(&block[top + i][side + j], part);
+                            }
+                        }
+                        for k in 0..DEPTH {
+                            let mut across = [zero_wide(); ROWS];
+                            for j in 0..ROWS {
+                                across[j] = load_part(&right[side + j][k], part);
+                            }
+                            for i in 0..ROWS {
+                                let down = load_part(&left[top + i][k], part);
+                                for j in 0..ROWS {
+                                    sums[i][j] = add_wide(sums[i][j], multiply_wide(down, across[j]));
+                                }
+                            }
+                        }
+                        for i in 0..ROWS {
+                            for j in 0..ROWS {
+                                store_part(&mut block[top + i][side + j], part, sums[i][j]);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+
+        #[inline]
+        #[target_feature(enable = $feature)]
+        fn load_part(lanes: &[f64; 8], part: usize) -> Wide {
+            let (parts, _) = lanes.as_chunks::<WIDE>();
+            load_wide(&parts[part])
+        }
+
+        #[inline]
+        #[target_feature(enable = $feature)]
+        fn store_part(lanes: &mut [f64; 8], part: usize, vector: Wide) {
+            let (parts, _) = lanes.as_chunks_mut::<WIDE>();
+            store_wide(&mut parts[part], vector);
+        }
+
+        /// Where the values of the rows from `begin` on lie; `length` of each may be read.
+        fn starts<const N: usize>(rows: &[&[f32]], begin: usize, length: usize) -> [*const f32; N] {
+            assert!(rows.len() == N, "this network is for {N} rows");
+            std::array::from_fn(|i| rows[i][begin..begin + length].as_ptr())
+        }
+
+        /// The vectors at `at` of all rows.
+        ///
+        /// # Safety
+        /// At least `at + LANES` values may be read from each pointer.
+        #[inline]
+        #[target_feature(enable = $feature)]
+        unsafe fn load_rows<const N: usize>(rows: &[*const f32; N], at: usize) -> [Single; N] {
+            let mut values = [zero(); N];
+            for i in 0..N {
+                // SAFETY: promised by the caller.
+                values[i] = unsafe { load(rows[i].wrapping_add(at)) };
+            }
+            values
+        }
+
+        /// The smaller value of each lane to row `a`, the larger to row `b`.
+        #[inline]
+        #[target_feature(enable = $feature)]
+        fn order<const N: usize>(rows: &mut [Single; N], a: usize, b: usize) {
+            let (first, second) = (rows[a], rows[b]);
+            rows[a] = least(second, first);
+            rows[b] = greatest(first, second);
+        }
+
+        with_networks!(kernels, $feature);
+
+        /// [`columns::widen`] with wider instructions.
+        #[target_feature(enable = $feature)]
+        pub(crate) fn widen(values: &[f32], converted: &mut [f64; SUM_WIDTH]) {
+            columns::widen(values, converted);
+        }
+
+        /// [`columns::walk`] with wider instructions.
+        #[target_feature(enable = $feature)]
+        pub(crate) fn walk(network: &[Comparator], rows: &mut [MixedRow]) {
+            columns::walk(network, rows);
+        }
+
+        /// [`columns::mean_of_rows`] with wider instructions.
+        #[target_feature(enable = $feature)]
+        pub(crate) fn mean_of_rows(rows: &[MixedRow], out: &mut [f32], borders: Option<&mut Borders>) {
+            columns::mean_of_rows(rows, out, borders);
+        }
+
+        /// [`columns::near_median`] with wider instructions.
+        #[target_feature(enable = $feature)]
+        pub(crate) fn near_median(sorted: &[MixedRow], keep: usize, out: &mut [f32], borders: Option<&mut Borders>) {
+            columns::near_median(sorted, keep, out, borders);
+        }
+
+        /// [`pack`](super::super::pack) with wider instructions.
+        #[target_feature(enable = $feature)]
+        pub(crate) fn pack(values: &[f32], centre: Option<&[f32]>, panel: &mut PanelRow) {
+            super::super::pack(values, centre, panel);
+        }
+
+        /// [`add_rows`](super::super::add_rows) with wider instructions.
+        #[target_feature(enable = $feature)]
+        pub(crate) fn add_rows(rows: &[&[f32]], begin: usize, factors: &[f64], sums: &mut [f64; SUM_WIDTH]) {
+            super::super::add_rows(rows, begin, factors, sums);
+        }
+
+        /// [`mix_row`](super::super::mix_row) with wider instructions.
+        #[target_feature(enable = $feature)]
+        pub(crate) fn mix_row(rows: &[[f64; SUM_WIDTH]], terms: &[(usize, f64)], mixed: &mut MixedRow) {
+            super::super::mix_row(rows, terms, mixed);
+        }
+    };
+}
+
+/// Straight-line code for every network of the table: all rows in registers from the loads to the result.
+macro_rules! kernels {
+    (
+        $feature:literal
+        sort { $($all:literal [$(($c:literal $d:literal))*] [$($rank:literal)*])* }
+        middle { $($n:literal $t:literal [$(($a:literal $b:literal))*] [$($kept:literal)*])* }
+    ) => {
+        /// Sorts `length` columns from `begin`, a multiple of the lanes, into `sorted`; false where there is no such kernel.
+        #[target_feature(enable = $feature)]
+        pub(crate) fn sort(rows: &[&[f32]], begin: usize, length: usize, sorted: &mut [MixedRow]) -> bool {
+            match rows.len() {
+                $($all => {
+                    let starts = starts::<$all>(rows, begin, length);
+                    let sorted: &mut [MixedRow; $all] = sorted.try_into().expect("as many rows");
+                    assert!(length <= SUM_WIDTH);
+                    for at in (0..length / LANES).map(|block| block * LANES) {
+                        // SAFETY: `at + LANES` is at most `length`, which `starts` checked.
+                        let mut values = unsafe { load_rows(&starts, at) };
+                        $(order(&mut values, $c, $d);)*
+                        for (row, values) in sorted.iter_mut().zip(values) {
+                            store(&mut row[at..at + LANES], values);
+                        }
+                    }
+                    true
+                })*
+                _ => false,
+            }
+        }
+
+        /// The mean of the middle ranks of `out.len()` columns from `begin`, a multiple of the lanes; with `borders`, also
+        /// the least and the greatest value that counted. False where there is no such kernel.
+        #[target_feature(enable = $feature)]
+        pub(crate) fn middle(
+            rows: &[&[f32]],
+            trim: usize,
+            begin: usize,
+            out: &mut [f32],
+            borders: Option<&mut Borders>,
+        ) -> bool {
+            match (rows.len(), trim) {
+                $(($n, $t) => {
+                    #[target_feature(enable = $feature)]
+                    fn kernel(rows: &[&[f32]], begin: usize, out: &mut [f32], mut borders: Option<&mut Borders>) {
+                        let starts = starts::<$n>(rows, begin, out.len());
+                        for (block, out) in out.chunks_exact_mut(LANES).enumerate() {
+                            let at = block * LANES;
+                            // SAFETY: `at + LANES` is at most `out.len()`, which `starts` checked.
+                            let mut values = unsafe { load_rows(&starts, at) };
+                            $(order(&mut values, $a, $b);)*
+                            let mut sum = (zero_wide(), zero_wide());
+                            $(sum = add_widened(sum, values[$kept]);)*
+                            store(out, quotient(sum, ($n - 2 * $t) as f64));
+                            if let Some((low, high)) = &mut borders {
+                                let (mut first, mut last) = (values[$t], values[$t]);
+                                $(
+                                    first = least(first, values[$kept]);
+                                    last = greatest(last, values[$kept]);
+                                )*
+                                store(&mut low[at..at + LANES], first);
+                                store(&mut high[at..at + LANES], last);
+                            }
+                        }
+                    }
+                    kernel(rows, begin, out, borders);
+                    true
+                })*
+                _ => false,
+            }
+        }
+    };
+}
+
+pub(crate) mod avx512 {
+    //! Sixteen f32 or eight f64 at once, thirty-two registers.
+    use std::arch::x86_64::*;
+
+    use super::*;
+
+    type Single = __m512;
+    type Wide = __m512d;
+    /// f32 of a vector.
+    pub(crate) const LANES: usize = 16;
+    /// f64 of a vector.
+    const WIDE: usize = 8;
+    /// Rows of products whose sums stay in registers.
+    const ROWS: usize = 4;
+
+    functions!("avx512f");
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn zero() -> Single {
+        _mm512_setzero_ps()
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn zero_wide() -> Wide {
+        _mm512_setzero_pd()
+    }
+
+    /// # Safety
+    /// [`LANES`] values may be read.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn load(from: *const f32) -> Single {
+        // SAFETY: promised by the caller.
+        unsafe { _mm512_loadu_ps(from) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn store(to: &mut [f32], values: Single) {
+        assert!(to.len() == LANES);
+        // SAFETY: as many values as the vector has.
+        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), values) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn load_wide(from: &[f64; WIDE]) -> Wide {
+        // SAFETY: as many values as the vector has.
+        unsafe { _mm512_loadu_pd(from.as_ptr()) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn store_wide(to: &mut [f64; WIDE], values: Wide) {
+        // SAFETY: as many values as the vector has.
+        unsafe { _mm512_storeu_pd(to.as_mut_ptr(), values) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn least(a: Single, b: Single) -> Single {
+        _mm512_min_ps(a, b)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn greatest(a: Single, b: Single) -> Single {
+        _mm512_max_ps(a, b)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn add_wide(a: Wide, b: Wide) -> Wide {
+        _mm512_add_pd(a, b)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn multiply_wide(a: Wide, b: Wide) -> Wide {
+        _mm512_mul_pd(a, b)
+    }
+
+    /// Adds the f32 lanes, converted, to two vectors of sums.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn add_widened(sum: (Wide, Wide), values: Single) -> (Wide, Wide) {
+        let low = _mm512_castps512_ps256(values);
+        let high = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(values)));
+        (
+            _mm512_add_pd(sum.0, _mm512_cvtps_pd(low)),
+            _mm512_add_pd(sum.1, _mm512_cvtps_pd(high)),
+        )
+    }
+
+    /// The sums over `count`, rounded.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn quotient(sum: (Wide, Wide), count: f64) -> Single {
+        let count = _mm512_set1_pd(count);
+        let low = _mm512_cvtpd_ps(_mm512_div_pd(sum.0, count));
+        let high = _mm512_cvtpd_ps(_mm512_div_pd(sum.1, count));
+        let joined = _mm512_castpd256_pd512(_mm256_castps_pd(low));
+        _mm512_castpd_ps(_mm512_insertf64x4::<1>(joined, _mm256_castps_pd(high)))
+    }
+}
+
+pub(crate) mod avx2 {
+    //! Eight f32 or four f64 at once, sixteen registers.
+    use std::arch::x86_64::*;
+
+    use super::*;
+
+    type Single = __m256;
+    type Wide = __m256d;
+    /// f32 of a vector.
+    pub(crate) const LANES: usize = 8;
+    /// f64 of a vector.
+    const WIDE: usize = 4;
+    /// Rows of products whose sums stay in registers.
+    const ROWS: usize = 2;
+
+    functions!("avx2");
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn zero() -> Single {
+        _mm256_setzero_ps()
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn zero_wide() -> Wide {
+        _mm256_setzero_pd()
+    }
+
+    /// # Safety
+    /// [`LANES`] values may be read.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn load(from: *const f32) -> Single {
+        // SAFETY: promised by the caller.
+        unsafe { _mm256_loadu_ps(from) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn store(to: &mut [f32], values: Single) {
+        assert!(to.len() == LANES);
+        // SAFETY: as many values as the vector has.
+        unsafe { _mm256_storeu_ps(to.as_mut_ptr(), values) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn load_wide(from: &[f64; WIDE]) -> Wide {
+        // SAFETY: as many values as the vector has.
+        unsafe { _mm256_loadu_pd(from.as_ptr()) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn store_wide(to: &mut [f64; WIDE], values: Wide) {
+        // SAFETY: as many values as the vector has.
+        unsafe { _mm256_storeu_pd(to.as_mut_ptr(), values) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn least(a: Single, b: Single) -> Single {
+        _mm256_min_ps(a, b)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn greatest(a: Single, b: Single) -> Single {
+        _mm256_max_ps(a, b)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn add_wide(a: Wide, b: Wide) -> Wide {
+        _mm256_add_pd(a, b)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn multiply_wide(a: Wide, b: Wide) -> Wide {
+        _mm256_mul_pd(a, b)
+    }
+
+    /// Adds the f32 lanes, converted, to two vectors of sums.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn add_widened(sum: (Wide, Wide), values: Single) -> (Wide, Wide) {
+        let (low, high) = (_mm256_castps256_ps128(values), _mm256_extractf128_ps::<1>(values));
+        (
+            _mm256_add_pd(sum.0, _mm256_cvtps_pd(low)),
+            _mm256_add_pd(sum.1, _mm256_cvtps_pd(high)),
+        )
+    }
+
+    /// The sums over `count`, rounded.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn quotient(sum: (Wide, Wide), count: f64) -> Single {
+        let count = _mm256_set1_pd(count);
+        let low = _mm256_cvtpd_ps(_mm256_div_pd(sum.0, count));
+        let high = _mm256_cvtpd_ps(_mm256_div_pd(sum.1, count));
+        _mm256_set_m128(high, low)
+    }
+}
