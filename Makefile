@@ -72,9 +72,9 @@ soak:
 	@$(CARGO) build --release --quiet -p synod-testnet
 	@$(BUILD)/testnet simulate $(filter-out testnet/scenarios/thousand_peers.toml,$(wildcard testnet/scenarios/*.toml)) --seeds $(SEEDS)
 
-## bench-aggregation: time rules and encodings; one JSON object a case
+## bench-aggregation: time rules and encodings beside memory speed and ByzFL; one JSON object a case
 bench-aggregation:
-	@$(CARGO) bench --quiet -p synod-aggregation
+	@CARGO="$(CARGO)" scripts/bench-aggregation
 
 ## check-cuda: type-check the CUDA build on a machine without a GPU, a CUDA toolkit or a network
 check-cuda: deps
