@@ -1,4 +1,4 @@
-//! How fast rules and encodings are: one JSON object a case on standard output, CPU and wall time beside what it costs to
+//! How fast rules are: one JSON object a case on standard output, CPU and wall time beside what it costs to
 //! read the same bytes. It asserts nothing. `make bench-aggregation` runs it, and ByzFL on the same bytes after it.
 //!
 //! SYNOD_BENCH_DIMENSION (10⁷), SYNOD_BENCH_MEMBERS (16), SYNOD_BENCH_FAULTY (3), SYNOD_BENCH_THREADS (1 and 2: a list),
@@ -15,8 +15,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use serde_json::{Value, json};
 use synod_aggregation::{
-    Aggregator, Composition, Context, Contribution, EncodingConfig, Neighbours, OuterConfig, PreAggregationConfig,
-    Radius, RuleConfig, Values,
+    Aggregator, Composition, Context, Contribution, EncodingConfig, Neighbours, PreAggregationConfig, Radius,
+    RuleConfig, Values,
 };
 
 /// What is measured, and how.
@@ -70,7 +70,6 @@ fn main() {
             .expect("threads");
         pool.install(|| bench.rules(&rows, threads));
     }
-    bench.encodings(&rows[0]);
 }
 
 fn text(name: &str) -> Option<String> {
@@ -238,34 +237,6 @@ impl Bench {
             "times_floor": round(times.least_cpu() / floor_ms), "target_times_floor": case.target,
         });
         self.print(case.name, threads, &times, beside);
-    }
-
-    fn encodings(&self, values: &[f32]) {
-        let mut decoded = vec![0.0f32; values.len()];
-        for config in [
-            EncodingConfig::F32,
-            EncodingConfig::Bf16,
-            EncodingConfig::Int8 { block: 256 },
-        ] {
-            let encoder = config.build();
-            let mut bytes = Vec::new();
-            let times = self.measure(|| encoder.encode(black_box(values), &mut bytes));
-            self.print(&format!("encode {}", config.name()), 1, &times, self.rate(&times));
-            let times = self.measure(|| encoder.decode(black_box(&bytes), &mut decoded).expect("our own bytes"));
-            self.print(&format!("decode {}", config.name()), 1, &times, self.rate(&times));
-        }
-        let (mut parameters, mut momentum) = (values.to_vec(), vec![0.0f32; values.len()]);
-        let outer = OuterConfig {
-            learning_rate: 1e-3,
-            ..OuterConfig::default()
-        };
-        let times = self.measure(|| outer.step(&mut parameters, &mut momentum, black_box(values)));
-        self.print("outer step", 1, &times, self.rate(&times));
-    }
-
-    /// Gigabytes of f32 a second and core.
-    fn rate(&self, times: &Times) -> Value {
-        json!({"gb_per_s": round(4.0 * self.dimension as f64 / times.least_cpu() / 1e6)})
     }
 
     fn measure(&self, mut work: impl FnMut()) -> Times {
