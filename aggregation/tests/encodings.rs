@@ -162,6 +162,60 @@ fn golden_bytes_of_the_smaller_encodings() {
     );
 }
 
+/// The same bits on every machine and with every instruction set: bytes and decoded values of updates whose every operation
+/// but the encodings' own is exact.
+#[test]
+fn bytes_and_decoded_values_are_fixed_to_the_bit() {
+    let values: Vec<f32> = (0..2 * CHUNK + 333)
+        .map(|i| ((i * i * 31 + i * 17) % 8191) as f32 / 4096.0 - 1.0)
+        .collect();
+    let digest = |words: &mut dyn Iterator<Item = u32>| {
+        words.fold(0xcbf2_9ce4_8422_2325u64, |hash, word| {
+            (hash ^ u64::from(word)).wrapping_mul(0x0000_0100_0000_01b3)
+        })
+    };
+    let found: Vec<(u64, u64)> = ALL
+        .iter()
+        .map(|&config| {
+            let encoder = build(config, values.len());
+            let bytes = encode(&*encoder, &values);
+            let mut decoded = vec![0.0; values.len()];
+            encoder.decode(&bytes, &mut decoded).expect("what was encoded decodes");
+            (
+                digest(&mut bytes.iter().map(|&byte| u32::from(byte))),
+                digest(&mut decoded.iter().map(|value| value.to_bits())),
+            )
+        })
+        .collect();
+    assert_eq!(found, GOLDEN_DIGESTS, "{found:#x?}");
+}
+
+/// FNV-1a of the bytes and of the decoded values' bits, in the order of `ALL`.
+const GOLDEN_DIGESTS: [(u64, u64); 22] = [
+    (0xa97c_d32d_158b_657d, 0x70f4_7400_06a8_342f),
+    (0x92b5_e9d0_3db8_b3a4, 0xa3de_eda5_f67e_142f),
+    (0xe914_6899_fe1d_faa5, 0x0e43_162c_63e1_de21),
+    (0x26fc_f2d1_35da_11d2, 0xcb0b_d230_c09c_b5b5),
+    (0xde65_f37f_e367_ec1f, 0x911c_4b0b_390a_988a),
+    (0x5d0f_1a14_0517_5c9d, 0x8c0f_9961_f93a_a8c3),
+    (0x418b_2bb1_7c7f_4f3f, 0x290a_d2c8_f18b_742f),
+    (0xd712_1322_4866_b53b, 0xb3f0_b09c_2332_d12c),
+    (0x21f6_31f2_439f_a4d0, 0xe815_14b1_ffcd_0c2d),
+    (0xb064_fbe6_141b_ab78, 0x2230_2a66_e985_14b2),
+    (0xb4b1_f4d9_97e5_3df8, 0x3214_7f80_b0c8_ef0d),
+    (0x641f_adf8_e355_0886, 0x461c_993c_5fa4_8ec5),
+    (0x3148_1634_c9c4_ee02, 0xa388_695e_c185_9365),
+    (0xfd0a_536c_0a4a_428b, 0xa3de_eda5_f67e_142f),
+    (0xd780_b38a_aca6_c757, 0x3d9e_ca0c_11f3_142f),
+    (0x2bef_82f2_b194_8cfe, 0x391b_dd12_89f1_142f),
+    (0x2154_c862_d3d4_3898, 0x5cd4_7416_e331_142f),
+    (0xfa53_a607_2649_5a06, 0x83ba_67cc_2339_142f),
+    (0x7ed5_d46d_e459_93c2, 0x2aac_e006_df54_8ab7),
+    (0x452c_cabf_4253_b663, 0x440c_c129_4a45_1a30),
+    (0xdc4f_c1cd_71b3_f7c5, 0x7677_a043_a651_e9ec),
+    (0x6985_237a_6276_2b19, 0xcdeb_3003_952b_38b8),
+];
+
 #[test]
 fn lengths_never_depend_on_the_values() {
     for config in ALL {
