@@ -84,9 +84,12 @@ struct ReproduceArgs {
     /// Seeds of each case
     #[arg(long, default_value_t = 3)]
     seeds: u64,
-    /// Only settings whose name begins so: federated, graph_complete, graph_regular_6
+    /// Only runs whose name holds each of these words, as federated, label_sorted, f=1, momentum=0.9, alie_1.5
+    #[arg(long, num_args = 1.., value_name = "WORD")]
+    only: Vec<String>,
+    /// Rounds of each run, in place of the schedule's
     #[arg(long)]
-    only: Option<String>,
+    rounds: Option<u64>,
 }
 
 impl ReproduceArgs {
@@ -99,6 +102,7 @@ impl ReproduceArgs {
             threads,
             seeds,
             only,
+            rounds,
         } = self;
         let reproduce = Reproduce {
             dir: if quick { dir.join("quick") } else { dir },
@@ -107,6 +111,7 @@ impl ReproduceArgs {
             threads,
             seeds,
             only,
+            rounds,
         };
         match reproduce.run() {
             Ok(summary) => {

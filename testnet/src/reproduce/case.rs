@@ -194,20 +194,20 @@ fn rules(f: usize) -> Vec<Defence> {
         composed("trimmed_mean", &[], trimmed.clone()),
         composed("rfa", &[], RuleConfig::Rfa),
         composed("centered_clip", &[], centered),
-        composed("carried_clip_0.5", &[], carried.clone()),
-        composed("bucketing+carried_clip_0.5", &[buckets], carried),
+        composed("bucketing+carried_clip", &[buckets], carried),
         composed("nnm+trimmed_mean", &[nnm], trimmed.clone()),
-        composed("nnm+rfa", &[nnm], RuleConfig::Rfa),
         composed("arc+nnm+trimmed_mean", &[arc, nnm], trimmed),
+        composed("arc+mean", &[arc], RuleConfig::Mean),
     ];
     let multi_krum = RuleConfig::MultiKrum {
         f,
         keep: None,
         neighbours: Default::default(),
     };
-    // Ten members are too few for Krum against four.
+    // Ten members are too few for Krum against four, and for SMEA there are 210 subsets to try in each round.
     if multi_krum.check(WORKERS).is_ok() {
         rules.push(composed("multi_krum", &[], multi_krum));
+        rules.push(composed("arc+smea", &[arc], RuleConfig::Smea { f }));
     }
     rules
 }

@@ -3,6 +3,7 @@
 
 use serde::Deserialize;
 use synod_aggregation::EncodingConfig;
+use synod_aggregation::attacks::{self, StaleReplay};
 use synod_protocol::contract::Output;
 use synod_protocol::identity::{BlobId, BodyId, Identity, PeerId, SessionId};
 use synod_protocol::message::{Message, Proposal, UpdateClaim, Vote};
@@ -61,6 +62,16 @@ pub enum Misdeed {
     Copy,
     /// Never votes.
     Abstain,
+    /// Sends infinities and NaN, which only a decoder can refuse.
+    NotFinite,
+    /// Sends normal noise of this deviation.
+    Gaussian(f32),
+    /// Sends the update that it computed this many rounds before.
+    Stale(usize),
+    /// Adds to its update, in every coordinate, this much more each round.
+    Drift(f32),
+    /// Announces another member's payload as its own.
+    FreeRide,
 }
 
 /// An adversary at work.
@@ -72,6 +83,12 @@ pub struct Adversary {
     dice: Dice,
     /// Signed messages of this and other members, for repeating.
     heard: Vec<Signed<Message>>,
+    /// Updates of its own, for sending late.
+    own_updates: StaleReplay,
+    /// Updates that it sent.
+    sent: u64,
+    /// The last claim of another member, for riding free.
+    other_claim: Option<UpdateClaim>,
 }
 
 /// What goes out in place of the machine's outputs.
@@ -95,6 +112,12 @@ impl Adversary {
             encoding,
             dice,
             heard: Vec::new(),
+            own_updates: StaleReplay::new(match misdeed {
+                Misdeed::Stale(rounds) => rounds,
+                _ => 0,
+            }),
+            sent: 0,
+            other_claim: None,
         }
     }
 
@@ -114,8 +137,10 @@ impl Adversary {
 
     /// Listens to a message that came in.
     pub fn hear(&mut self, message: &Verified<Message>) {
-        if self.misdeed == Misdeed::Replay {
-            self.remember(message.signed().clone());
+        match (self.misdeed, message.value()) {
+            (Misdeed::Replay, _) => self.remember(message.signed().clone()),
+            (Misdeed::FreeRide, Message::Update(claim)) => self.other_claim = Some(claim.clone()),
+            _ => {}
         }
     }
 
@@ -204,6 +229,16 @@ impl Adversary {
                 };
                 bent.outputs.push(same_way(output, self.sign(&Message::Update(copied))));
             }
+            (Misdeed::FreeRide, Message::Update(claim)) => {
+                // Before it heard another claim of this round there is nothing to ride on.
+                let other = self.other_claim.as_ref().filter(|other| other.round == claim.round);
+                let copied = other.map_or(claim.clone(), |other| UpdateClaim {
+                    payload: other.payload,
+                    bytes: other.bytes,
+                    ..claim.clone()
+                });
+                bent.outputs.push(same_way(output, self.sign(&Message::Update(copied))));
+            }
             (Misdeed::DoubleVote, Message::Vote(vote)) => {
                 let other = Vote {
                     body: BodyId(self.dice.bytes()),
@@ -282,7 +317,21 @@ impl Adversary {
 
     fn bend_payload(&mut self, honest: &[u8]) -> Vec<u8> {
         match self.misdeed {
-            Misdeed::Scale(by) => self.scale(honest, by),
+            Misdeed::Scale(by) => self.bend_values(honest, |_, values| attacks::scaled(values, by)),
+            Misdeed::NotFinite => not_finite(honest),
+            Misdeed::Gaussian(deviation) => self.bend_values(honest, |adversary, values| {
+                let noise: Vec<f32> = values.iter().map(|_| adversary.normal()).collect();
+                attacks::gaussian(values, &noise, deviation);
+            }),
+            Misdeed::Stale(_) => self.bend_values(honest, |adversary, values| {
+                let stale = adversary.own_updates.send(values);
+                values.copy_from_slice(&stale);
+            }),
+            Misdeed::Drift(per_round) => self.bend_values(honest, |adversary, values| {
+                adversary.sent += 1;
+                let direction = vec![1.0; values.len()];
+                attacks::drift(values, &direction, f64::from(per_round), adversary.sent);
+            }),
             Misdeed::Garbage => honest.iter().map(|_| self.dice.below(256) as u8).collect(),
             Misdeed::WrongLength => honest[..honest.len() / 2].to_vec(),
             Misdeed::Oversize(bytes) => vec![0; bytes],
@@ -290,7 +339,8 @@ impl Adversary {
         }
     }
 
-    fn scale(&self, honest: &[u8], by: f32) -> Vec<u8> {
+    /// Decodes an update, bends its values, and encodes them again.
+    fn bend_values(&mut self, honest: &[u8], bend: impl FnOnce(&mut Self, &mut [f32])) -> Vec<u8> {
         let encoder = self.encoding.build();
         // The dimension stands in the header, bytes 8 to 16.
         let dimension = honest
@@ -300,10 +350,15 @@ impl Adversary {
         if encoder.decode(honest, &mut values).is_err() {
             return honest.to_vec();
         }
-        values.iter_mut().for_each(|value| *value *= by);
+        bend(self, &mut values);
         let mut bytes = Vec::new();
         encoder.encode(&values, &mut bytes);
         bytes
+    }
+
+    /// About a standard normal number: the sum of twelve uniform ones, whose tails end at six.
+    fn normal(&mut self) -> f32 {
+        ((0..12).map(|_| self.dice.unit()).sum::<f64>() - 6.0) as f32
     }
 
     /// Keeps a sample of all that was ever heard: old messages are what a replayer wants.
@@ -319,6 +374,14 @@ impl Adversary {
     fn sign(&self, message: &Message) -> Signed<Message> {
         Signed::new(&self.identity, self.session, message)
     }
+}
+
+/// The update with all bits of its body set: no number in any encoding of floats, and no canonical form in any other.
+fn not_finite(honest: &[u8]) -> Vec<u8> {
+    let header = honest.len().min(16);
+    let mut bytes = honest[..header].to_vec();
+    bytes.resize(honest.len(), 0xff);
+    bytes
 }
 
 /// What the receiver's transport says of a forged message.
