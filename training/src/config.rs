@@ -2,7 +2,9 @@
 //! Paths, devices and threads are a machine's own business and are not here.
 
 use serde::{Deserialize, Serialize};
+use synod_protocol::identity::BlobId;
 
+use crate::objectives::LossConfig;
 use crate::optimizers::AdamWConfig;
 use crate::schedules::ScheduleConfig;
 
@@ -31,6 +33,8 @@ pub struct TrainingConfig {
     pub heldout_fraction: f32,
     /// Held-out sequences that are measured at most, evenly spread. 64 × 128 tokens take about a third of a second.
     pub evaluation_sequences: u32,
+    /// Which tokens count in the loss.
+    pub loss: LossConfig,
 }
 
 impl Default for TrainingConfig {
@@ -45,6 +49,7 @@ impl Default for TrainingConfig {
             seed: 1,
             heldout_fraction: 0.1,
             evaluation_sequences: 64,
+            loss: LossConfig::default(),
         }
     }
 }
@@ -142,7 +147,7 @@ impl DecoderConfig {
         if let Some(hidden) = self.hidden {
             within("model.decoder.hidden", hidden, 1, 65_536)?;
         }
-        Ok(())
+        self.vocabulary.check()
     }
 }
 
@@ -152,13 +157,72 @@ impl DecoderConfig {
 pub enum Vocabulary {
     /// A byte of UTF-8 text; byte 0 parts documents. Needs no tokenizer that members would have to agree on.
     Byte,
+    /// What a tokenizer makes of the text; each member needs its file.
+    Tokenizer(TokenizerId),
+}
+
+/// The tokenizer that all members of a session use. `node` prints these three for a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenizerId {
+    /// BLAKE3 of the tokenizer file's bytes, 64 hexadecimal digits.
+    #[serde(with = "hexadecimal")]
+    pub blake3: BlobId,
+    /// Tokens of the vocabulary, the added ones among them. A model may have more: a multiple of 64 is faster on GPUs.
+    pub size: u32,
+    /// The token that ends a document.
+    pub eod: u32,
+}
+
+/// An id as people write it; 32 bytes in the canonical form.
+mod hexadecimal {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+    use synod_protocol::identity::BlobId;
+
+    pub(super) fn serialize<S: Serializer>(id: &BlobId, serializer: S) -> Result<S::Ok, S::Error> {
+        match serializer.is_human_readable() {
+            true => serializer.collect_str(id),
+            false => id.serialize(serializer),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BlobId, D::Error> {
+        match deserializer.is_human_readable() {
+            true => String::deserialize(deserializer)?.parse().map_err(D::Error::custom),
+            false => BlobId::deserialize(deserializer),
+        }
+    }
 }
 
 impl Vocabulary {
     /// Number of tokens.
-    pub fn size(self) -> usize {
+    pub fn size(&self) -> usize {
         match self {
             Self::Byte => 256,
+            Self::Tokenizer(tokenizer) => tokenizer.size as usize,
+        }
+    }
+
+    /// The token between documents.
+    pub fn eod(&self) -> u32 {
+        match self {
+            Self::Byte => 0,
+            Self::Tokenizer(tokenizer) => tokenizer.eod,
+        }
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        match self {
+            Self::Byte => Ok(()),
+            Self::Tokenizer(tokenizer) => {
+                within("model.decoder.vocabulary.tokenizer.size", tokenizer.size, 2, 1 << 24)?;
+                within(
+                    "model.decoder.vocabulary.tokenizer.eod",
+                    tokenizer.eod,
+                    0,
+                    tokenizer.size - 1,
+                )
+            }
         }
     }
 }
@@ -237,6 +301,17 @@ pub enum ConfigError {
         /// The key and value heads.
         kv_heads: u32,
     },
+    /// Apertus's masks over bytes.
+    #[error(
+        "training.loss.goldfish.mode `apertus` over bytes hashes most windows of {h} to zero: choose mode `mixed`, or h at \
+         most {most}"
+    )]
+    GoldfishOfBytes {
+        /// Tokens in a window.
+        h: u32,
+        /// Tokens that work.
+        most: u32,
+    },
 }
 
 /// Refuses an integer outside of `least..=most`.
@@ -269,7 +344,10 @@ impl TrainingConfig {
     /// Refuses values that cannot be trained with, naming the key, the value and the range.
     pub fn check(&self) -> Result<(), ConfigError> {
         match &self.model {
-            ModelConfig::Decoder(decoder) => decoder.check()?,
+            ModelConfig::Decoder(decoder) => {
+                decoder.check()?;
+                self.loss.check(&decoder.vocabulary)?;
+            }
             ModelConfig::Synthetic(synthetic) => synthetic.check()?,
         }
         match &self.optimizer {
@@ -325,6 +403,24 @@ mod tests {
     }
 
     #[test]
+    fn a_tokenizer_is_named_by_its_hash_and_ends_documents_with_one_of_its_tokens() {
+        let hash = "5a".repeat(32);
+        let read = |size, eod| {
+            let text = format!(
+                r#"{{"model": {{"decoder": {{"vocabulary": {{"tokenizer": {{"blake3": "{hash}", "size": {size}, "eod": {eod}}}}}}}}}}}"#
+            );
+            serde_json::from_str::<TrainingConfig>(&text).unwrap()
+        };
+        let config = read(50_257, 50_256);
+        assert_eq!(config.check(), Ok(()));
+        let bytes = postcard::to_stdvec(&config).unwrap();
+        assert_eq!(postcard::from_bytes::<TrainingConfig>(&bytes).unwrap(), config);
+        let error = read(50_257, 50_257).check().unwrap_err().to_string();
+        assert!(error.contains("tokenizer.eod is 50257"), "{error}");
+        assert!(read(0, 0).check().is_err());
+    }
+
+    #[test]
     fn an_unknown_key_is_refused_at_every_level() {
         for text in [
             r#"{"local_step": 3}"#,
@@ -332,6 +428,7 @@ mod tests {
             r#"{"model": {"recurrent": {}}}"#,
             r#"{"optimizer": {"adamw": {"lr": 3}}}"#,
             r#"{"schedule": {"cosine": {"warm": 3}}}"#,
+            r#"{"loss": {"goldfish": {"window": 3}}}"#,
         ] {
             let error = serde_json::from_str::<TrainingConfig>(text).unwrap_err().to_string();
             assert!(error.contains("unknown"), "{text}: {error}");

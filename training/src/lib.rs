@@ -23,6 +23,7 @@ pub mod layout;
 #[cfg(feature = "engine")]
 pub mod local_steps;
 pub mod models;
+pub mod objectives;
 pub mod optimizers;
 pub mod randomness;
 pub mod schedules;
