@@ -4,6 +4,8 @@
 use serde::{Deserialize, Serialize};
 use synod_protocol::identity::BlobId;
 
+use crate::models::apertus::ApertusConfig;
+use crate::models::shape::{DecoderShape, RotaryConfig, check_heads};
 use crate::objectives::LossConfig;
 use crate::optimizers::AdamWConfig;
 use crate::schedules::ScheduleConfig;
@@ -62,9 +64,30 @@ pub enum ModelConfig {
     Decoder(DecoderConfig),
     /// No model: a noisy quadratic with a different optimum at each member, for simulation.
     Synthetic(SyntheticConfig),
+    /// A decoder-only transformer as in Apertus.
+    Apertus(ApertusConfig),
 }
 
-/// A Llama-style decoder: RMSNorm before each block, rotary positions, SwiGLU, embedding and head tied.
+impl ModelConfig {
+    /// The shape, where the model is a decoder.
+    pub fn decoder_shape(&self) -> Option<DecoderShape> {
+        match self {
+            Self::Decoder(decoder) => Some(decoder.into()),
+            Self::Apertus(apertus) => Some(apertus.into()),
+            Self::Synthetic(_) => None,
+        }
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        match self {
+            Self::Decoder(decoder) => decoder.check(),
+            Self::Apertus(apertus) => apertus.check(),
+            Self::Synthetic(synthetic) => synthetic.check(),
+        }
+    }
+}
+
+/// A Llama-style decoder: RMSNorm before each block, rotary positions, SwiGLU.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DecoderConfig {
@@ -83,6 +106,12 @@ pub struct DecoderConfig {
     pub context: u32,
     /// What a token is.
     pub vocabulary: Vocabulary,
+    /// Whether the embedding is the head, too. It is by default: of a small model it would be a large part.
+    pub tied: bool,
+    /// Added to the mean square under RMSNorm's root. 1e-5 is what Llama 2 and 3 have.
+    pub norm_epsilon: f32,
+    /// Rotary positions.
+    pub rotary: RotaryConfig,
 }
 
 impl Default for DecoderConfig {
@@ -96,6 +125,9 @@ impl Default for DecoderConfig {
             hidden: None,
             context: 128,
             vocabulary: Vocabulary::Byte,
+            tied: true,
+            norm_epsilon: 1e-5,
+            rotary: RotaryConfig::default(),
         }
     }
 }
@@ -118,35 +150,20 @@ impl DecoderConfig {
 
     /// Number of parameters.
     pub fn parameter_count(&self) -> usize {
-        let (width, hidden) = (self.width as usize, self.hidden_width());
-        let key_value = self.key_value_heads() * self.head_width();
-        let block = 2 * width + 2 * width * width + 2 * width * key_value + 3 * width * hidden;
-        self.vocabulary.size() * width + self.layers as usize * block + width
+        DecoderShape::from(self).parameter_count()
     }
 
     fn check(&self) -> Result<(), ConfigError> {
         within("model.decoder.layers", self.layers, 1, 128)?;
         within("model.decoder.heads", self.heads, 1, 256)?;
         within("model.decoder.width", self.width, 2, 16_384)?;
-        within("model.decoder.context", self.context, 2, 65_536)?;
-        if !self.width.is_multiple_of(self.heads) || !(self.width / self.heads).is_multiple_of(2) {
-            return Err(ConfigError::Heads {
-                width: self.width,
-                heads: self.heads,
-            });
-        }
-        if let Some(kv_heads) = self.kv_heads {
-            within("model.decoder.kv_heads", kv_heads, 1, self.heads)?;
-            if !self.heads.is_multiple_of(kv_heads) {
-                return Err(ConfigError::KeyValueHeads {
-                    heads: self.heads,
-                    kv_heads,
-                });
-            }
-        }
+        within("model.decoder.context", self.context, 2, 131_072)?;
+        check_heads(self.width, self.heads, self.kv_heads)?;
         if let Some(hidden) = self.hidden {
             within("model.decoder.hidden", hidden, 1, 65_536)?;
         }
+        finite_within("model.decoder.norm_epsilon", self.norm_epsilon, 1e-12, 1.0)?;
+        self.rotary.check()?;
         self.vocabulary.check()
     }
 }
@@ -211,7 +228,7 @@ impl Vocabulary {
         }
     }
 
-    fn check(&self) -> Result<(), ConfigError> {
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
         match self {
             Self::Byte => Ok(()),
             Self::Tokenizer(tokenizer) => {
@@ -343,12 +360,9 @@ pub(crate) fn finite_within(key: &'static str, value: f32, least: f32, most: f32
 impl TrainingConfig {
     /// Refuses values that cannot be trained with, naming the key, the value and the range.
     pub fn check(&self) -> Result<(), ConfigError> {
-        match &self.model {
-            ModelConfig::Decoder(decoder) => {
-                decoder.check()?;
-                self.loss.check(&decoder.vocabulary)?;
-            }
-            ModelConfig::Synthetic(synthetic) => synthetic.check()?,
+        self.model.check()?;
+        if let Some(shape) = self.model.decoder_shape() {
+            self.loss.check(&shape.vocabulary)?;
         }
         match &self.optimizer {
             OptimizerConfig::AdamW(adamw) => adamw.check()?,
@@ -374,6 +388,7 @@ impl TrainingConfig {
     pub fn parameter_count(&self) -> usize {
         match &self.model {
             ModelConfig::Decoder(decoder) => decoder.parameter_count(),
+            ModelConfig::Apertus(apertus) => DecoderShape::from(apertus).parameter_count(),
             ModelConfig::Synthetic(synthetic) => synthetic.dimension as usize,
         }
     }

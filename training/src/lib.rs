@@ -25,6 +25,8 @@ pub mod local_steps;
 pub mod models;
 pub mod objectives;
 pub mod optimizers;
+pub mod processor;
+mod product;
 pub mod randomness;
 pub mod schedules;
 pub mod synthetic;
