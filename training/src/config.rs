@@ -2,7 +2,11 @@
 //! Paths, devices and threads are a machine's own business and are not here.
 
 use serde::{Deserialize, Serialize};
+use synod_protocol::identity::BlobId;
 
+use crate::models::apertus::ApertusConfig;
+use crate::models::shape::{DecoderShape, RotaryConfig, check_heads};
+use crate::objectives::LossConfig;
 use crate::optimizers::AdamWConfig;
 use crate::schedules::ScheduleConfig;
 
@@ -31,6 +35,8 @@ pub struct TrainingConfig {
     pub heldout_fraction: f32,
     /// Held-out sequences that are measured at most, evenly spread. 64 × 128 tokens take about a third of a second.
     pub evaluation_sequences: u32,
+    /// Which tokens count in the loss.
+    pub loss: LossConfig,
 }
 
 impl Default for TrainingConfig {
@@ -45,6 +51,7 @@ impl Default for TrainingConfig {
             seed: 1,
             heldout_fraction: 0.1,
             evaluation_sequences: 64,
+            loss: LossConfig::default(),
         }
     }
 }
@@ -57,9 +64,30 @@ pub enum ModelConfig {
     Decoder(DecoderConfig),
     /// No model: a noisy quadratic with a different optimum at each member, for simulation.
     Synthetic(SyntheticConfig),
+    /// A decoder-only transformer as in Apertus.
+    Apertus(ApertusConfig),
 }
 
-/// A Llama-style decoder: RMSNorm before each block, rotary positions, SwiGLU, embedding and head tied.
+impl ModelConfig {
+    /// The shape, where the model is a decoder.
+    pub fn decoder_shape(&self) -> Option<DecoderShape> {
+        match self {
+            Self::Decoder(decoder) => Some(decoder.into()),
+            Self::Apertus(apertus) => Some(apertus.into()),
+            Self::Synthetic(_) => None,
+        }
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        match self {
+            Self::Decoder(decoder) => decoder.check(),
+            Self::Apertus(apertus) => apertus.check(),
+            Self::Synthetic(synthetic) => synthetic.check(),
+        }
+    }
+}
+
+/// A Llama-style decoder: RMSNorm before each block, rotary positions, SwiGLU.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DecoderConfig {
@@ -78,6 +106,12 @@ pub struct DecoderConfig {
     pub context: u32,
     /// What a token is.
     pub vocabulary: Vocabulary,
+    /// Whether the embedding is the head, too. It is by default: of a small model it would be a large part.
+    pub tied: bool,
+    /// Added to the mean square under RMSNorm's root. 1e-5 is what Llama 2 and 3 have.
+    pub norm_epsilon: f32,
+    /// Rotary positions.
+    pub rotary: RotaryConfig,
 }
 
 impl Default for DecoderConfig {
@@ -91,6 +125,9 @@ impl Default for DecoderConfig {
             hidden: None,
             context: 128,
             vocabulary: Vocabulary::Byte,
+            tied: true,
+            norm_epsilon: 1e-5,
+            rotary: RotaryConfig::default(),
         }
     }
 }
@@ -113,36 +150,21 @@ impl DecoderConfig {
 
     /// Number of parameters.
     pub fn parameter_count(&self) -> usize {
-        let (width, hidden) = (self.width as usize, self.hidden_width());
-        let key_value = self.key_value_heads() * self.head_width();
-        let block = 2 * width + 2 * width * width + 2 * width * key_value + 3 * width * hidden;
-        self.vocabulary.size() * width + self.layers as usize * block + width
+        DecoderShape::from(self).parameter_count()
     }
 
     fn check(&self) -> Result<(), ConfigError> {
         within("model.decoder.layers", self.layers, 1, 128)?;
         within("model.decoder.heads", self.heads, 1, 256)?;
         within("model.decoder.width", self.width, 2, 16_384)?;
-        within("model.decoder.context", self.context, 2, 65_536)?;
-        if !self.width.is_multiple_of(self.heads) || !(self.width / self.heads).is_multiple_of(2) {
-            return Err(ConfigError::Heads {
-                width: self.width,
-                heads: self.heads,
-            });
-        }
-        if let Some(kv_heads) = self.kv_heads {
-            within("model.decoder.kv_heads", kv_heads, 1, self.heads)?;
-            if !self.heads.is_multiple_of(kv_heads) {
-                return Err(ConfigError::KeyValueHeads {
-                    heads: self.heads,
-                    kv_heads,
-                });
-            }
-        }
+        within("model.decoder.context", self.context, 2, 131_072)?;
+        check_heads(self.width, self.heads, self.kv_heads)?;
         if let Some(hidden) = self.hidden {
             within("model.decoder.hidden", hidden, 1, 65_536)?;
         }
-        Ok(())
+        finite_within("model.decoder.norm_epsilon", self.norm_epsilon, 1e-12, 1.0)?;
+        self.rotary.check()?;
+        self.vocabulary.check()
     }
 }
 
@@ -152,13 +174,72 @@ impl DecoderConfig {
 pub enum Vocabulary {
     /// A byte of UTF-8 text; byte 0 parts documents. Needs no tokenizer that members would have to agree on.
     Byte,
+    /// What a tokenizer makes of the text; each member needs its file.
+    Tokenizer(TokenizerId),
+}
+
+/// The tokenizer that all members of a session use. `node` prints these three for a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenizerId {
+    /// BLAKE3 of the tokenizer file's bytes, 64 hexadecimal digits.
+    #[serde(with = "hexadecimal")]
+    pub blake3: BlobId,
+    /// Tokens of the vocabulary, the added ones among them. A model may have more: a multiple of 64 is faster on GPUs.
+    pub size: u32,
+    /// The token that ends a document.
+    pub eod: u32,
+}
+
+/// An id as people write it; 32 bytes in the canonical form.
+mod hexadecimal {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+    use synod_protocol::identity::BlobId;
+
+    pub(super) fn serialize<S: Serializer>(id: &BlobId, serializer: S) -> Result<S::Ok, S::Error> {
+        match serializer.is_human_readable() {
+            true => serializer.collect_str(id),
+            false => id.serialize(serializer),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BlobId, D::Error> {
+        match deserializer.is_human_readable() {
+            true => String::deserialize(deserializer)?.parse().map_err(D::Error::custom),
+            false => BlobId::deserialize(deserializer),
+        }
+    }
 }
 
 impl Vocabulary {
     /// Number of tokens.
-    pub fn size(self) -> usize {
+    pub fn size(&self) -> usize {
         match self {
             Self::Byte => 256,
+            Self::Tokenizer(tokenizer) => tokenizer.size as usize,
+        }
+    }
+
+    /// The token between documents.
+    pub fn eod(&self) -> u32 {
+        match self {
+            Self::Byte => 0,
+            Self::Tokenizer(tokenizer) => tokenizer.eod,
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        match self {
+            Self::Byte => Ok(()),
+            Self::Tokenizer(tokenizer) => {
+                within("model.decoder.vocabulary.tokenizer.size", tokenizer.size, 2, 1 << 24)?;
+                within(
+                    "model.decoder.vocabulary.tokenizer.eod",
+                    tokenizer.eod,
+                    0,
+                    tokenizer.size - 1,
+                )
+            }
         }
     }
 }
@@ -237,6 +318,17 @@ pub enum ConfigError {
         /// The key and value heads.
         kv_heads: u32,
     },
+    /// Apertus's masks over bytes.
+    #[error(
+        "training.loss.goldfish.mode `apertus` over bytes hashes most windows of {h} to zero: choose mode `mixed`, or h at \
+         most {most}"
+    )]
+    GoldfishOfBytes {
+        /// Tokens in a window.
+        h: u32,
+        /// Tokens that work.
+        most: u32,
+    },
 }
 
 /// Refuses an integer outside of `least..=most`.
@@ -268,9 +360,9 @@ pub(crate) fn finite_within(key: &'static str, value: f32, least: f32, most: f32
 impl TrainingConfig {
     /// Refuses values that cannot be trained with, naming the key, the value and the range.
     pub fn check(&self) -> Result<(), ConfigError> {
-        match &self.model {
-            ModelConfig::Decoder(decoder) => decoder.check()?,
-            ModelConfig::Synthetic(synthetic) => synthetic.check()?,
+        self.model.check()?;
+        if let Some(shape) = self.model.decoder_shape() {
+            self.loss.check(&shape.vocabulary)?;
         }
         match &self.optimizer {
             OptimizerConfig::AdamW(adamw) => adamw.check()?,
@@ -296,6 +388,7 @@ impl TrainingConfig {
     pub fn parameter_count(&self) -> usize {
         match &self.model {
             ModelConfig::Decoder(decoder) => decoder.parameter_count(),
+            ModelConfig::Apertus(apertus) => DecoderShape::from(apertus).parameter_count(),
             ModelConfig::Synthetic(synthetic) => synthetic.dimension as usize,
         }
     }
@@ -325,6 +418,24 @@ mod tests {
     }
 
     #[test]
+    fn a_tokenizer_is_named_by_its_hash_and_ends_documents_with_one_of_its_tokens() {
+        let hash = "5a".repeat(32);
+        let read = |size, eod| {
+            let text = format!(
+                r#"{{"model": {{"decoder": {{"vocabulary": {{"tokenizer": {{"blake3": "{hash}", "size": {size}, "eod": {eod}}}}}}}}}}}"#
+            );
+            serde_json::from_str::<TrainingConfig>(&text).unwrap()
+        };
+        let config = read(50_257, 50_256);
+        assert_eq!(config.check(), Ok(()));
+        let bytes = postcard::to_stdvec(&config).unwrap();
+        assert_eq!(postcard::from_bytes::<TrainingConfig>(&bytes).unwrap(), config);
+        let error = read(50_257, 50_257).check().unwrap_err().to_string();
+        assert!(error.contains("tokenizer.eod is 50257"), "{error}");
+        assert!(read(0, 0).check().is_err());
+    }
+
+    #[test]
     fn an_unknown_key_is_refused_at_every_level() {
         for text in [
             r#"{"local_step": 3}"#,
@@ -332,6 +443,7 @@ mod tests {
             r#"{"model": {"recurrent": {}}}"#,
             r#"{"optimizer": {"adamw": {"lr": 3}}}"#,
             r#"{"schedule": {"cosine": {"warm": 3}}}"#,
+            r#"{"loss": {"goldfish": {"window": 3}}}"#,
         ] {
             let error = serde_json::from_str::<TrainingConfig>(text).unwrap_err().to_string();
             assert!(error.contains("unknown"), "{text}: {error}");

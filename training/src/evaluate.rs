@@ -1,8 +1,9 @@
 //! The loss on held-out windows, in small batches.
 //! It measures language models only, and nothing but their loss.
 
-use crate::data::Dataset;
+use crate::data::{Batch, Dataset};
 use crate::models::decoder::Decoder;
+use crate::objectives::LossSum;
 use crate::trainer::{Evaluation, TrainError};
 
 /// Windows in a batch: enough to fill the processor, small enough to stay in its caches.
@@ -16,15 +17,16 @@ pub fn heldout_loss(
     parameters: &[f32],
 ) -> Result<Evaluation, TrainError> {
     TrainError::check_length(decoder.layout(), parameters)?;
-    let window = decoder.config().context as usize + 1;
-    let (mut sum, mut tokens) = (0f64, 0u64);
+    let mut sum = LossSum::default();
     for windows in data.heldout_windows(most_windows).chunks(WINDOWS_AT_ONCE) {
-        let predicted = windows.len() * (window - 1);
-        sum += f64::from(decoder.loss(parameters, &windows.concat(), window)?) * predicted as f64;
-        tokens += predicted as u64;
+        let tokens: Vec<u32> = windows
+            .iter()
+            .flat_map(|window| window.iter().copied().map(u32::from))
+            .collect();
+        sum += decoder.loss(parameters, &Batch::of_windows(&tokens, decoder.shape().context))?;
     }
     Ok(Evaluation {
-        loss: (sum / tokens as f64) as f32,
-        tokens,
+        loss: sum.mean() as f32,
+        tokens: sum.weight as u64,
     })
 }

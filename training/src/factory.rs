@@ -52,8 +52,8 @@ pub struct RequiredData {
 /// What a session asks of a member's data, for `join --dry-run`.
 pub fn required_data(config: &TrainingConfig) -> RequiredData {
     match &config.model {
-        ModelConfig::Decoder(decoder) => {
-            let least_bytes = Windows::of(config, decoder).least_bytes();
+        ModelConfig::Decoder(_) | ModelConfig::Apertus(_) => {
+            let least_bytes = windows_of(config).least_bytes();
             let sentence = format!(
                 "text of at least {least_bytes} bytes: a text file, a folder of .txt or .md files, or a .jsonl file with a \
                  `text` field; {:.0} % of it is kept out of training for evaluation",
@@ -88,12 +88,12 @@ pub fn build_trainer(
     config.check()?;
     match &config.model {
         ModelConfig::Synthetic(synthetic) => Ok(Box::new(SyntheticTrainer::new(synthetic, config, member.0))),
-        ModelConfig::Decoder(decoder) => {
-            let windows = Windows::of(config, decoder);
+        ModelConfig::Decoder(_) | ModelConfig::Apertus(_) => {
+            let windows = windows_of(config);
             let path = data.ok_or(BuildError::DataNeeded {
                 bytes: windows.least_bytes(),
             })?;
-            decoder_trainer(config, decoder, member, Some((path, windows)), device)
+            decoder_trainer(config, member, Some((path, windows)), device)
         }
     }
 }
@@ -107,18 +107,26 @@ pub fn build_trainer_without_data(
     config.check()?;
     match &config.model {
         ModelConfig::Synthetic(synthetic) => Ok(Box::new(SyntheticTrainer::new(synthetic, config, member.0))),
-        ModelConfig::Decoder(decoder) => decoder_trainer(config, decoder, member, None, device),
+        ModelConfig::Decoder(_) | ModelConfig::Apertus(_) => decoder_trainer(config, member, None, device),
     }
+}
+
+fn windows_of(config: &TrainingConfig) -> Windows {
+    let shape = config.model.decoder_shape();
+    Windows::of(config, shape.map_or(0, |shape| shape.context))
 }
 
 #[cfg(feature = "engine")]
 fn decoder_trainer(
     config: &TrainingConfig,
-    decoder: &crate::config::DecoderConfig,
     member: PeerId,
     data: Option<(&Path, Windows)>,
     device: &DeviceChoice,
 ) -> Result<Box<dyn Trainer>, BuildError> {
+    let decoder = config
+        .model
+        .decoder_shape()
+        .expect("a decoder's trainer is made for a decoder only");
     let device = device.open()?;
     let dataset = data.map(|(path, windows)| Dataset::open(path, windows)).transpose()?;
     Ok(Box::new(crate::local_steps::LanguageTrainer::new(
@@ -129,7 +137,6 @@ fn decoder_trainer(
 #[cfg(not(feature = "engine"))]
 fn decoder_trainer(
     _: &TrainingConfig,
-    _: &crate::config::DecoderConfig,
     _: PeerId,
     _: Option<(&Path, Windows)>,
     _: &DeviceChoice,

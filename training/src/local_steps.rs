@@ -5,11 +5,12 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 
-use crate::config::{DecoderConfig, OptimizerConfig, TrainingConfig};
-use crate::data::Dataset;
+use crate::config::{OptimizerConfig, TrainingConfig};
+use crate::data::{Batch, Dataset};
 use crate::evaluate::heldout_loss;
 use crate::layout::Layout;
 use crate::models::decoder::Decoder;
+use crate::models::shape::DecoderShape;
 use crate::optimizers::{AdamW, clip_global_norm};
 use crate::randomness::StreamName;
 use crate::trainer::{Continue, Evaluation, Progress, TrainError, Trained, Trainer};
@@ -27,14 +28,14 @@ impl LanguageTrainer {
     /// The trainer of one member; without data it can only make initial parameters.
     pub fn new(
         config: &TrainingConfig,
-        decoder: &DecoderConfig,
+        decoder: impl Into<DecoderShape>,
         member: [u8; 32],
         data: Option<Dataset>,
         device: Device,
     ) -> Self {
         Self {
             config: config.clone(),
-            decoder: Decoder::new(decoder, device),
+            decoder: Decoder::new(decoder, device).with_z_loss(config.loss.z_loss),
             member,
             data,
         }
@@ -66,13 +67,13 @@ impl Trainer for LanguageTrainer {
         let data = self.data.as_ref().ok_or(TrainError::NoData)?;
         let OptimizerConfig::AdamW(adamw) = self.config.optimizer;
         let (steps, sequences) = (self.config.local_steps, self.config.batch_sequences as usize);
-        let context = self.decoder.config().context as usize;
+        let context = self.decoder.shape().context;
 
         let began = Instant::now();
         let mut optimizer = AdamW::new(adamw, layout);
         let mut parameters = start.to_vec(); // [P]
         let mut gradient = vec![0.0; parameters.len()]; // [P]
-        let mut batch = Vec::new();
+        let mut windows = Vec::new();
         let (mut loss_sum, mut tokens) = (0f64, 0u64);
         for step in 0..steps {
             let name = StreamName {
@@ -82,10 +83,13 @@ impl Trainer for LanguageTrainer {
                 round,
                 step: u64::from(step),
             };
-            data.training_batch(name, sequences, &mut batch); // [B, T + 1] bytes
+            data.training_batch(name, sequences, &mut windows); // [B, T + 1] bytes
+            let tokens_of_windows: Vec<u32> = windows.iter().copied().map(u32::from).collect();
+            let batch = Batch::of_windows(&tokens_of_windows, context);
             let loss = self
                 .decoder
-                .loss_and_gradient(&parameters, &batch, context + 1, &mut gradient)?;
+                .loss_and_gradient(&parameters, &batch, &mut gradient)?
+                .mean() as f32;
             let norm = clip_global_norm(&mut gradient, self.config.gradient_clip);
             if !(loss.is_finite() && norm.is_finite()) {
                 return Err(TrainError::Diverged {
@@ -145,7 +149,7 @@ impl Trainer for LanguageTrainer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::ModelConfig;
+    use crate::config::{DecoderConfig, ModelConfig};
     use crate::data::Windows;
     use crate::optimizers::AdamWConfig;
     use crate::schedules::{Constant, ScheduleConfig};
@@ -174,7 +178,7 @@ mod tests {
         let path = folder.path().join("text.txt");
         let lines = (0..2000).map(|i| format!("{} green bottles, hanging on the wall; ", i * i % 97));
         std::fs::write(&path, lines.collect::<String>()).unwrap();
-        let data = Dataset::open(&path, Windows::of(&config, &decoder)).unwrap();
+        let data = Dataset::open(&path, Windows::of(&config, decoder.context as usize)).unwrap();
         LanguageTrainer::new(&config, &decoder, [member; 32], Some(data), Device::flex())
     }
 

@@ -105,6 +105,17 @@ pub enum TrainError {
         /// Parameters that were given.
         got: usize,
     },
+    /// The batch is none.
+    #[error(transparent)]
+    Batch(#[from] crate::data::BatchError),
+    /// A row is longer than the model can look back.
+    #[error("a row of {length} tokens is longer than the model's context of {context}: cut it")]
+    RowTooLong {
+        /// Tokens in the row.
+        length: usize,
+        /// The context.
+        context: usize,
+    },
     /// A trainer that was built without data.
     #[error("this member has no data to train on: join with --data PATH")]
     NoData,

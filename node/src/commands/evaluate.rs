@@ -4,9 +4,10 @@
 use std::path::Path;
 
 use serde::Serialize;
-use synod_training::data::{Dataset, Windows, read_documents};
+use synod_training::data::{Batch, Dataset, Windows, read_documents};
 use synod_training::evaluate::heldout_loss;
 use synod_training::models::decoder::Decoder;
+use synod_training::objectives::LossSum;
 use synod_training::trainer::TrainError;
 
 use super::model_source::{Model, model};
@@ -43,7 +44,7 @@ struct Report {
 pub fn run(dir: &DataDir, args: &EvaluateArgs, terminal: Terminal) -> Outcome {
     let model = model(dir, &args.model)?;
     let device = settings(dir, &[]).map(|config| config.device()).unwrap_or_default();
-    let decoder = Decoder::new(model.decoder()?, device.open().map_err(Failure::environment)?);
+    let decoder = Decoder::new(model.shape()?, device.open().map_err(Failure::environment)?);
     let measure = |path: &std::path::PathBuf| match args.heldout {
         true => heldout(&decoder, &model, path),
         false => whole(&decoder, &model, path),
@@ -81,7 +82,7 @@ fn table(report: &Report) -> String {
 
 /// The windows that the session keeps out of training.
 fn heldout(decoder: &Decoder, model: &Model, path: &Path) -> Outcome<Measured> {
-    let windows = Windows::of(&model.training, decoder.config());
+    let windows = Windows::of(&model.training, decoder.shape().context);
     let data = Dataset::open(path, windows).map_err(Failure::user)?;
     let most = model.training.evaluation_sequences as usize;
     let found = heldout_loss(decoder, &data, most, &model.parameters).map_err(Failure::environment)?;
@@ -95,7 +96,7 @@ fn heldout(decoder: &Decoder, model: &Model, path: &Path) -> Outcome<Measured> {
 /// All of the text, cut into windows; what is left over at a document's end is not measured.
 fn whole(decoder: &Decoder, model: &Model, path: &Path) -> Outcome<Measured> {
     let documents = read_documents(path).map_err(Failure::user)?;
-    let window = decoder.config().context as usize + 1;
+    let window = decoder.shape().context + 1;
     let windows: Vec<&[u8]> = documents
         .texts
         .iter()
@@ -107,16 +108,15 @@ fn whole(decoder: &Decoder, model: &Model, path: &Path) -> Outcome<Measured> {
             path.display()
         )));
     }
-    let (mut sum, mut tokens) = (0f64, 0u64);
+    let mut sum = LossSum::default();
     for some in windows.chunks(WINDOWS_AT_ONCE) {
-        let predicted = some.len() * (window - 1);
-        let loss = decoder.loss(&model.parameters, &some.concat(), window);
-        sum += f64::from(loss.map_err(|error: TrainError| Failure::environment(error))?) * predicted as f64;
-        tokens += predicted as u64;
+        let tokens: Vec<u32> = some.concat().into_iter().map(u32::from).collect();
+        let loss = decoder.loss(&model.parameters, &Batch::of_windows(&tokens, window - 1));
+        sum += loss.map_err(|error: TrainError| Failure::environment(error))?;
     }
     Ok(Measured {
         data: path.display().to_string(),
-        loss: sum / tokens as f64,
-        tokens,
+        loss: sum.mean(),
+        tokens: sum.weight as u64,
     })
 }

@@ -22,11 +22,12 @@ pub fn run(dir: &DataDir, args: &GenerateArgs, _: Terminal) -> Outcome {
     }
     let model = model(dir, &args.model)?;
     let device = settings(dir, &[]).map(|config| config.device()).unwrap_or_default();
-    let decoder = Decoder::new(model.decoder()?, device.open().map_err(Failure::environment)?);
+    let decoder = Decoder::new(model.shape()?, device.open().map_err(Failure::environment)?);
     let sampling = Sampling {
         temperature: args.temperature,
         top_k: args.top_k,
         seed: args.seed,
+        ..Sampling::default()
     };
     let mut out = std::io::stdout().lock();
     // Whoever reads may go away: then there is no one to write for.

@@ -11,8 +11,9 @@ use synod_storage::blobs::BlobStore;
 use synod_storage::lock::DataLock;
 use synod_storage::rocks_store::RocksStore;
 use synod_storage::store::{SessionRecord, Store};
-use synod_training::config::{DecoderConfig, ModelConfig, TrainingConfig, Vocabulary};
-use synod_training::interchange::import_parameters;
+use synod_training::config::{TrainingConfig, Vocabulary};
+use synod_training::interchange::import_model;
+use synod_training::models::DecoderShape;
 
 use super::{client, converse};
 use crate::api::types::{ConfigView, SessionView};
@@ -123,35 +124,11 @@ fn record(store: &dyn Store, name: &str) -> Outcome<SessionRecord> {
 }
 
 fn exported(folder: &Path) -> Outcome<Model> {
-    let path = folder.join("config.json");
-    let unusable = |reason: String| Failure::user(format!("{} is not of an exported model: {reason}", path.display()));
-    let text = std::fs::read_to_string(&path).map_err(|error| unusable(error.to_string()))?;
-    let json: serde_json::Value = serde_json::from_str(&text).map_err(|error| unusable(error.to_string()))?;
-    let number = |key: &str| {
-        let value = json
-            .get(key)
-            .and_then(serde_json::Value::as_u64)
-            .and_then(|value| u32::try_from(value).ok());
-        value.ok_or_else(|| unusable(format!("`{key}` is missing or no number")))
-    };
-    if number("vocab_size")? as usize != Vocabulary::Byte.size() {
-        return Err(unusable("its vocabulary is not bytes".to_owned()));
-    }
-    let decoder = DecoderConfig {
-        layers: number("num_hidden_layers")?,
-        heads: number("num_attention_heads")?,
-        kv_heads: Some(number("num_key_value_heads")?),
-        width: number("hidden_size")?,
-        hidden: Some(number("intermediate_size")?),
-        context: number("max_position_embeddings")?,
-        vocabulary: Vocabulary::Byte,
-    };
+    let (model, parameters) = import_model(folder).map_err(Failure::user)?;
     let training = TrainingConfig {
-        model: ModelConfig::Decoder(decoder),
+        model,
         ..TrainingConfig::default()
     };
-    training.check().map_err(|error| unusable(error.to_string()))?;
-    let parameters = import_parameters(&training, folder).map_err(Failure::user)?;
     Ok(Model {
         training,
         parameters,
@@ -161,12 +138,18 @@ fn exported(folder: &Path) -> Outcome<Model> {
 }
 
 impl Model {
-    /// The decoder's shape; sessions with a synthetic objective have none.
-    pub fn decoder(&self) -> Outcome<&DecoderConfig> {
-        match &self.training.model {
-            ModelConfig::Decoder(decoder) => Ok(decoder),
-            ModelConfig::Synthetic(_) => Err(Failure::user(format!(
+    /// The shape of a decoder of bytes; sessions with a synthetic objective have none.
+    pub fn shape(&self) -> Outcome<DecoderShape> {
+        let shape = self.training.model.decoder_shape().ok_or_else(|| {
+            Failure::user(format!(
                 "{} trains a synthetic objective: it has no language model",
+                self.origin
+            ))
+        })?;
+        match shape.vocabulary {
+            Vocabulary::Byte => Ok(shape),
+            Vocabulary::Tokenizer(_) => Err(Failure::user(format!(
+                "{} has a tokenizer: this command reads bytes only",
                 self.origin
             ))),
         }

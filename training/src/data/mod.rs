@@ -5,9 +5,11 @@
 //! the BLAKE3 of its bytes says so, hence a block that two institutions share is held out at both. Windows for
 //! training lie wholly within runs of training blocks, windows for evaluation within held-out ones: they share no byte.
 
+mod batch;
 mod documents;
 mod windows;
 
+pub use batch::{Batch, BatchError};
 pub use documents::{DOCUMENT_SEPARATOR, read_documents};
 pub use windows::{Dataset, Windows};
 

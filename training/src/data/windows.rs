@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::documents::{DOCUMENT_SEPARATOR, read_documents};
 use super::{DataError, documents::Documents};
-use crate::config::{DecoderConfig, TrainingConfig};
+use crate::config::TrainingConfig;
 use crate::randomness::{StreamName, below};
 
 /// The sizes that a session cuts its text by.
@@ -27,9 +27,9 @@ const LEAST_BLOCKS: usize = 8;
 
 impl Windows {
     /// The sizes of a session.
-    pub fn of(config: &TrainingConfig, decoder: &DecoderConfig) -> Self {
+    pub fn of(config: &TrainingConfig, context: usize) -> Self {
         Self {
-            context: decoder.context as usize,
+            context,
             heldout_fraction: config.heldout_fraction,
         }
     }

@@ -1,19 +1,39 @@
-//! A decoder as a Hugging Face folder that `LlamaForCausalLM` and `AutoTokenizer` load, and its weights read back.
-//! It writes f32 only and reads only what it wrote; `tests/check_export.py` compares logits with the real library.
+//! A decoder as a Hugging Face folder that `LlamaForCausalLM` or `ApertusForCausalLM` loads, and such folders read.
+//! `tests/check_export.py` compares logits with the real library, both ways; what the library would compute and we would
+//! not is refused in `model_config`.
 
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::{Value, json};
 
 use super::byte_tokenizer::{tokenizer, tokenizer_config};
-use crate::config::{DecoderConfig, ModelConfig, TrainingConfig};
-use crate::data::DOCUMENT_SEPARATOR;
-use crate::layout::Layout;
-use crate::models::decoder_layout::layout;
-use crate::models::operations::{NORM_EPSILON, ROTARY_BASE};
+use super::model_config::{self, read_model_config};
+use super::weights::{Precision, read_weights, write_weights};
+use crate::config::{ModelConfig, TrainingConfig, Vocabulary};
+use crate::models::shape::DecoderShape;
+
+/// How a model is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExportOptions<'a> {
+    /// How numbers are written.
+    pub precision: Precision,
+    /// Weights of more bytes are cut into several files. 5 GB is what other libraries do.
+    pub shard_bytes: u64,
+    /// The session's `tokenizer.json`, to be copied into the folder where the vocabulary is not bytes.
+    pub tokenizer: Option<&'a Path>,
+}
+
+impl Default for ExportOptions<'_> {
+    fn default() -> Self {
+        Self {
+            precision: Precision::F32,
+            shard_bytes: 5_000_000_000,
+            tokenizer: None,
+        }
+    }
+}
 
 /// Why a model was not written or read.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +63,14 @@ pub enum ExportError {
         /// What the system says.
         reason: std::io::Error,
     },
+    /// The model's config is damaged, or of a model that is not known here.
+    #[error("{path} describes no model that can be used here: {reason}")]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// The weights file is damaged or of another model.
     #[error("{path} holds no weights of this model: {reason}")]
     Weights {
@@ -53,15 +81,22 @@ pub enum ExportError {
     },
 }
 
-/// Writes the model to `folder`, which must not exist or be empty: into a folder beside it first, which is then renamed.
+/// Writes the model to `folder` as [`export_model`] does, with f32 numbers.
 pub fn export_hugging_face(config: &TrainingConfig, parameters: &[f32], folder: &Path) -> Result<(), ExportError> {
-    let ModelConfig::Decoder(decoder) = &config.model else {
-        return Err(ExportError::NotADecoder);
-    };
-    let layout = layout(decoder);
-    if parameters.len() != layout.len() {
+    export_model(&config.model, parameters, folder, ExportOptions::default())
+}
+
+/// Writes the model to `folder`, which must not exist or be empty: into a folder beside it first, which is then renamed.
+pub fn export_model(
+    model: &ModelConfig,
+    parameters: &[f32],
+    folder: &Path,
+    options: ExportOptions<'_>,
+) -> Result<(), ExportError> {
+    let shape = model.decoder_shape().ok_or(ExportError::NotADecoder)?;
+    if parameters.len() != shape.parameter_count() {
         return Err(ExportError::WrongLength {
-            expected: layout.len(),
+            expected: shape.parameter_count(),
             got: parameters.len(),
         });
     }
@@ -71,7 +106,7 @@ pub fn export_hugging_face(config: &TrainingConfig, parameters: &[f32], folder: 
         });
     }
     let partial = beside(folder);
-    let written = write_all(decoder, &layout, parameters, &partial).and_then(|()| {
+    let written = write_all(&shape, parameters, options, &partial).and_then(|()| {
         // An empty folder is in the way of a rename on some systems; it is removed only now, and only while empty.
         if folder.is_dir() {
             fs::remove_dir(folder).map_err(at(folder))?;
@@ -85,38 +120,18 @@ pub fn export_hugging_face(config: &TrainingConfig, parameters: &[f32], folder: 
     written
 }
 
-/// The parameters of a folder that [`export_hugging_face`] wrote for this model.
+/// The model of a Hugging Face folder: its config, and its parameters in the order of the layout.
+pub fn import_model(folder: &Path) -> Result<(ModelConfig, Vec<f32>), ExportError> {
+    let model = read_model_config(folder)?;
+    let shape = model.decoder_shape().ok_or(ExportError::NotADecoder)?;
+    let parameters = read_weights(&shape.layout(), folder)?;
+    Ok((model, parameters))
+}
+
+/// The parameters of a folder with weights of this session's model.
 pub fn import_parameters(config: &TrainingConfig, folder: &Path) -> Result<Vec<f32>, ExportError> {
-    let ModelConfig::Decoder(decoder) = &config.model else {
-        return Err(ExportError::NotADecoder);
-    };
-    let layout = layout(decoder);
-    let path = folder.join("model.safetensors");
-    let bytes = fs::read(&path).map_err(at(&path))?;
-    let refuse = |reason: String| ExportError::Weights {
-        path: path.clone(),
-        reason,
-    };
-    let tensors = SafeTensors::deserialize(&bytes).map_err(|error| refuse(error.to_string()))?;
-    let mut parameters = Vec::with_capacity(layout.len());
-    for place in layout.places() {
-        let tensor = tensors
-            .tensor(&place.name)
-            .map_err(|error| refuse(format!("{}: {error}", place.name)))?;
-        if tensor.dtype() != Dtype::F32 || tensor.shape() != place.shape {
-            let reason = format!(
-                "{} is {:?} {:?}, not F32 {:?}",
-                place.name,
-                tensor.dtype(),
-                tensor.shape(),
-                place.shape
-            );
-            return Err(refuse(reason));
-        }
-        let (words, _) = tensor.data().as_chunks::<4>();
-        parameters.extend(words.iter().map(|word| f32::from_le_bytes(*word)));
-    }
-    Ok(parameters)
+    let shape = config.model.decoder_shape().ok_or(ExportError::NotADecoder)?;
+    read_weights(&shape.layout(), folder)
 }
 
 /// A name for the unfinished folder, on the same file system.
@@ -126,89 +141,57 @@ fn beside(folder: &Path) -> PathBuf {
     folder.with_file_name(name)
 }
 
-fn write_all(decoder: &DecoderConfig, layout: &Layout, parameters: &[f32], folder: &Path) -> Result<(), ExportError> {
+fn write_all(
+    shape: &DecoderShape,
+    parameters: &[f32],
+    options: ExportOptions<'_>,
+    folder: &Path,
+) -> Result<(), ExportError> {
     fs::create_dir_all(folder).map_err(at(folder))?;
-    write(&folder.join("model.safetensors"), &weights(layout, parameters))?;
-    let texts = [
-        ("config.json", model_config(decoder)),
-        ("generation_config.json", generation_config()),
-        ("tokenizer.json", tokenizer()),
-        ("tokenizer_config.json", tokenizer_config(decoder.context)),
-    ];
-    for (name, value) in texts {
-        write(&folder.join(name), format!("{value:#}\n").as_bytes())?;
+    write_weights(
+        &shape.layout(),
+        parameters,
+        options.precision,
+        options.shard_bytes,
+        folder,
+    )?;
+    let json = |name: &str, value: Value| write(&folder.join(name), format!("{value:#}\n").as_bytes());
+    json("config.json", model_config::write(shape, options.precision.name()))?;
+    json("generation_config.json", generation_config(shape))?;
+    if shape.vocabulary == Vocabulary::Byte {
+        json("tokenizer.json", tokenizer())?;
+    } else if let Some(path) = options.tokenizer {
+        write(&folder.join("tokenizer.json"), &fs::read(path).map_err(at(path))?)?;
     }
-    Ok(())
+    json("tokenizer_config.json", tokenizer_config(shape.context as u32))
 }
 
 /// Writes and flushes one file, so that a full disk shows here and not later.
-fn write(path: &Path, bytes: &[u8]) -> Result<(), ExportError> {
+pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), ExportError> {
     let mut file = fs::File::create(path).map_err(at(path))?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(at(path))
 }
 
-fn at(path: &Path) -> impl FnOnce(std::io::Error) -> ExportError {
+pub(super) fn at(path: &Path) -> impl FnOnce(std::io::Error) -> ExportError {
     let path = path.to_owned();
     move |reason| ExportError::File { path, reason }
 }
 
-fn weights(layout: &Layout, parameters: &[f32]) -> Vec<u8> {
-    let bytes: Vec<u8> = parameters.iter().flat_map(|value| value.to_le_bytes()).collect();
-    let views = layout.places().iter().map(|place| {
-        let range = place.range();
-        let view = TensorView::new(Dtype::F32, place.shape.clone(), &bytes[4 * range.start..4 * range.end]);
-        (place.name.clone(), view.expect("a place has four bytes an element"))
-    });
-    let metadata = [("format".to_owned(), "pt".to_owned())].into();
-    safetensors::serialize(views, Some(metadata)).expect("names are distinct and views fit their shapes")
-}
-
-fn model_config(decoder: &DecoderConfig) -> Value {
+fn generation_config(shape: &DecoderShape) -> Value {
     json!({
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": decoder.vocabulary.size(),
-        "hidden_size": decoder.width,
-        "intermediate_size": decoder.hidden_width(),
-        "num_hidden_layers": decoder.layers,
-        "num_attention_heads": decoder.heads,
-        "num_key_value_heads": decoder.key_value_heads(),
-        "head_dim": decoder.head_width(),
-        "max_position_embeddings": decoder.context,
-        "hidden_act": "silu",
-        "rms_norm_eps": f64_of(NORM_EPSILON),
-        "rope_theta": f64_of(ROTARY_BASE),
-        "attention_bias": false,
-        "mlp_bias": false,
-        "attention_dropout": 0.0,
-        "tie_word_embeddings": true,
-        "initializer_range": 0.02,
-        "use_cache": true,
-        "bos_token_id": DOCUMENT_SEPARATOR,
-        "eos_token_id": DOCUMENT_SEPARATOR,
-        "torch_dtype": "float32",
-    })
-}
-
-fn generation_config() -> Value {
-    json!({
-        "bos_token_id": DOCUMENT_SEPARATOR,
-        "eos_token_id": DOCUMENT_SEPARATOR,
+        "bos_token_id": shape.vocabulary.eod(),
+        "eos_token_id": shape.vocabulary.eod(),
         "do_sample": true,
         "temperature": 0.8,
         "top_k": 40,
     })
 }
 
-/// The shortest decimal number of an f32, not the long one of its f64.
-fn f64_of(value: f32) -> f64 {
-    value.to_string().parse().expect("an f32 prints as a number")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::models::decoder_layout::initial_parameters;
+    use crate::config::DecoderConfig;
+    use crate::models::presets::preset;
 
     fn model() -> (TrainingConfig, Vec<f32>) {
         let decoder = DecoderConfig {
@@ -217,7 +200,8 @@ mod tests {
             width: 32,
             ..DecoderConfig::default()
         };
-        let parameters = initial_parameters(&decoder, &layout(&decoder), 5);
+        let shape = DecoderShape::from(&decoder);
+        let parameters = shape.initial_parameters(&shape.layout(), 5);
         (
             TrainingConfig {
                 model: ModelConfig::Decoder(decoder),
@@ -252,6 +236,35 @@ mod tests {
     }
 
     #[test]
+    fn several_files_read_back_as_one_does_and_half_precision_nearly() {
+        let model = preset("apertus-0.1m").unwrap();
+        let shape = model.decoder_shape().unwrap();
+        let parameters = shape.initial_parameters(&shape.layout(), 5);
+        let folder = tempfile::tempdir().unwrap();
+        for (index, precision) in [Precision::F32, Precision::Bf16].into_iter().enumerate() {
+            let options = ExportOptions {
+                precision,
+                shard_bytes: 100_000,
+                tokenizer: None,
+            };
+            let target = folder.path().join(index.to_string());
+            export_model(&model, &parameters, &target, options).unwrap();
+            assert!(!target.join("model.safetensors").exists());
+            let (again, read) = import_model(&target).unwrap();
+            assert_eq!(again, model);
+            let tolerance = if precision == Precision::F32 { 0.0 } else { 1.0 / 256.0 };
+            for (ours, theirs) in parameters.iter().zip(&read) {
+                assert!((ours - theirs).abs() <= tolerance * ours.abs(), "{ours} {theirs}");
+            }
+            let index_file = target.join("model.safetensors.index.json");
+            let text = fs::read_to_string(&index_file).unwrap();
+            fs::write(&index_file, text.replace("model-00001", "../model-00001")).unwrap();
+            let error = import_model(&target).unwrap_err().to_string();
+            assert!(error.contains("not the name of a file beside it"), "{error}");
+        }
+    }
+
+    #[test]
     fn an_empty_folder_is_filled_and_a_full_one_left_alone() {
         let (config, parameters) = model();
         let folder = tempfile::tempdir().unwrap();
@@ -283,7 +296,7 @@ mod tests {
         export_hugging_face(&config, &parameters, &target).unwrap();
         let other = TrainingConfig::default();
         let error = import_parameters(&other, &target).unwrap_err().to_string();
-        assert!(error.contains("not F32"), "{error}");
+        assert!(error.contains("not F32, BF16 or F16"), "{error}");
         let path = target.join("model.safetensors");
         let bytes = fs::read(&path).unwrap();
         fs::write(&path, &bytes[..bytes.len() - 5]).unwrap();

@@ -1,7 +1,13 @@
-//! Models as files that other programs read: Hugging Face folders, out and (our own) back in.
-//! It converts no precisions and knows no network; it writes a folder whole or not at all.
+//! Models as files that other programs read: Hugging Face folders, in and out.
+//! It knows no network; it writes a folder whole or not at all, and refuses what it would compute differently.
 
 mod byte_tokenizer;
 mod hugging_face;
+mod model_config;
+mod weights;
 
-pub use hugging_face::{ExportError, export_hugging_face, import_parameters};
+pub use hugging_face::{
+    ExportError, ExportOptions, export_hugging_face, export_model, import_model, import_parameters,
+};
+pub use model_config::read_model_config;
+pub use weights::Precision;

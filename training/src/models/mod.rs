@@ -1,13 +1,21 @@
-//! Models, one a file: their layout and initial parameters in plain Rust, their arithmetic on burn.
+//! Models, one a file: their layout and initial parameters in plain Rust; what decoders share in arithmetic is on burn.
 //! They see flat slices from outside; neither optimizers nor data know which model it is.
 
-pub mod decoder_layout;
+pub mod apertus;
+mod initial;
+pub mod llama;
+pub mod presets;
+pub mod shape;
 
 #[cfg(feature = "engine")]
 pub mod decoder;
 #[cfg(feature = "engine")]
-mod decoder_leaves;
+pub(crate) mod fused;
 #[cfg(feature = "engine")]
-mod fused;
+pub mod incremental;
+#[cfg(feature = "engine")]
+mod leaves;
 #[cfg(feature = "engine")]
 pub(crate) mod operations;
+
+pub use shape::{Architecture, DecoderShape, RotaryConfig, RotaryScaling};

@@ -9,34 +9,56 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use super::numeric::{exp_shifted, greatest};
-use super::product::{Matrix, multiply};
+use super::numeric::{exp_shifted, greatest, ln, vectorised};
+use super::product::{Matrix, add_product, product};
 use super::{parts, tensor, values};
+use crate::models::operations::Targets;
 
-/// Rows of logits at a time: with a byte vocabulary their memory stays in the second-level cache.
-const CHUNK_ROWS: usize = 128;
+/// Logits at a time: 32 M numbers, hence at most 128 MB, and not more rows than one piece of a product.
+const CHUNK_LOGITS: usize = 1 << 25;
+const CHUNK_ROWS: usize = 512;
 
-/// Mean negative log-likelihood of `targets` under the logits `x · headᵀ`; `x` is `[N, D]`, `head` `[V, D]`.
-pub(crate) fn head_loss(x: Tensor<2>, head: Tensor<2>, targets: &[u8]) -> Tensor<1> {
+/// What [`head_loss`] knows of the loss beside its gradient.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct HeadLoss {
+    /// Σ w·nll.
+    pub weighted_nll: f64,
+    /// Σ w·z·lse², what the z-loss adds.
+    pub weighted_z: f64,
+}
+
+/// `(Σ w·nll + Σ w·z·lse²) / divisor` of the targets under the logits `x · headᵀ`; `x` is `[N, D]`, `head` `[V, D]`.
+pub(crate) fn head_loss(x: Tensor<2>, head: Tensor<2>, targets: Targets<'_>) -> (Tensor<1>, HeadLoss) {
     let shape = Shape {
         rows: x.dims()[0],
         width: x.dims()[1],
         vocabulary: head.dims()[0],
     };
-    assert_eq!(targets.len(), shape.rows, "one target a row");
+    assert_eq!(targets.tokens.len(), shape.rows, "one target a row");
     let ((x, x_node), (head, head_node)) = (parts(x), parts(head));
-    let out = match HeadLoss
+    let scalar = |loss: HeadLoss| {
+        let sum = loss.weighted_nll + loss.weighted_z;
+        tensor(vec![(sum / targets.divisor) as f32], &[1])
+    };
+    let prepared = Head
         .prepare::<NoCheckpointing>([x_node, head_node])
         .compute_bound()
-        .stateful()
-    {
+        .stateful();
+    let (out, loss) = match prepared {
         OpsKind::Tracked(prep) => {
-            let (loss, dx, dhead) = loss_and_gradients(values(&x), values(&head), targets, shape);
-            prep.finish((dx, dhead, shape), tensor(vec![loss], &[1]))
+            let mut gradients = (
+                vec![0.0; shape.rows * shape.width],
+                vec![0.0; shape.vocabulary * shape.width],
+            );
+            let loss = all_chunks(values(&x), values(&head), targets, shape, Some(&mut gradients));
+            (prep.finish((gradients.0, gradients.1, shape), scalar(loss)), loss)
         }
-        OpsKind::UnTracked(prep) => prep.finish(tensor(vec![loss(values(&x), values(&head), targets, shape)], &[1])),
+        OpsKind::UnTracked(prep) => {
+            let loss = all_chunks(values(&x), values(&head), targets, shape, None);
+            (prep.finish(scalar(loss)), loss)
+        }
     };
-    Tensor::from_primitive::<Autodiff<Flex>>(out)
+    (Tensor::from_primitive::<Autodiff<Flex>>(out), loss)
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -47,9 +69,9 @@ struct Shape {
 }
 
 #[derive(Debug)]
-struct HeadLoss;
+struct Head;
 
-impl Backward<Flex, 2> for HeadLoss {
+impl Backward<Flex, 2> for Head {
     type State = (Vec<f32>, Vec<f32>, Shape);
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
@@ -68,76 +90,61 @@ impl Backward<Flex, 2> for HeadLoss {
     }
 }
 
-fn loss(x: &[f32], head: &[f32], targets: &[u8], shape: Shape) -> f32 {
-    let chunks = x
-        .par_chunks(CHUNK_ROWS * shape.width)
-        .zip(targets.par_chunks(CHUNK_ROWS));
-    let losses: Vec<f64> = chunks
-        .map(|(x, targets)| softmax_rows(x, head, targets, shape).1)
-        .collect();
-    (losses.iter().sum::<f64>() / shape.rows as f64) as f32
-}
-
-/// The loss, its gradient by x and its gradient by the head.
-fn loss_and_gradients(x: &[f32], head: &[f32], targets: &[u8], shape: Shape) -> (f32, Vec<f32>, Vec<f32>) {
-    let Shape {
-        rows,
-        width,
-        vocabulary,
-    } = shape;
-    let mut dx = vec![0.0; rows * width];
-    let chunks = dx
-        .par_chunks_mut(CHUNK_ROWS * width)
-        .zip(x.par_chunks(CHUNK_ROWS * width));
-    let partial: Vec<(f64, Vec<f32>)> = chunks
-        .zip(targets.par_chunks(CHUNK_ROWS))
-        .map(|((dx, x), targets)| {
-            let (mut dlogits, loss) = softmax_rows(x, head, targets, shape); // [C, V]
-            for (row, target) in dlogits.chunks_mut(vocabulary).zip(targets) {
-                row[usize::from(*target)] -= 1.0;
-                row.iter_mut().for_each(|value| *value /= rows as f32);
-            }
-            let dlogits = Matrix::new(&dlogits, targets.len(), vocabulary, vocabulary);
-            multiply(dx, width, dlogits, Matrix::new(head, vocabulary, width, width), false);
-            let mut dhead = vec![0.0; vocabulary * width];
-            multiply(
-                &mut dhead,
-                width,
-                dlogits.transposed(),
-                Matrix::new(x, targets.len(), width, width),
-                false,
-            );
-            (loss, dhead)
-        })
-        .collect();
-    let mut dhead = vec![0.0; vocabulary * width];
-    let mut loss = 0.0;
-    for (part_loss, part) in partial {
-        loss += part_loss;
-        dhead.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
-    }
-    ((loss / rows as f64) as f32, dx, dhead)
-}
-
-/// Probabilities of a chunk of rows, and the sum of their targets' negative log-likelihoods.
-fn softmax_rows(x: &[f32], head: &[f32], targets: &[u8], shape: Shape) -> (Vec<f32>, f64) {
+/// The loss, and its gradients by x and by the head where they are asked for.
+fn all_chunks(
+    x: &[f32],
+    head: &[f32],
+    targets: Targets<'_>,
+    shape: Shape,
+    mut gradients: Option<&mut (Vec<f32>, Vec<f32>)>,
+) -> HeadLoss {
     let Shape { width, vocabulary, .. } = shape;
-    let mut logits = vec![0.0; targets.len() * vocabulary];
+    let rows_at_once = (CHUNK_LOGITS / vocabulary).clamp(1, CHUNK_ROWS);
     let head = Matrix::new(head, vocabulary, width, width);
-    multiply(
-        &mut logits,
-        vocabulary,
-        Matrix::new(x, targets.len(), width, width),
-        head.transposed(),
-        false,
-    );
-    let mut loss = 0f64;
-    for (row, target) in logits.chunks_mut(vocabulary).zip(targets) {
-        let (top, of_target) = (greatest(row), row[usize::from(*target)]);
-        let total = exp_shifted(row, top);
-        loss += f64::from(total.ln() + top - of_target);
-        let share = 1.0 / total;
-        row.iter_mut().for_each(|value| *value *= share);
+    let mut loss = HeadLoss::default();
+    for first in (0..shape.rows).step_by(rows_at_once) {
+        let end = (first + rows_at_once).min(shape.rows);
+        let x = Matrix::new(&x[first * width..], end - first, width, width);
+        let mut logits = product(x, head.transposed()); // [C, V]
+        let rows: Vec<[f64; 2]> = logits
+            .par_chunks_mut(vocabulary)
+            .enumerate()
+            .map(|(index, row)| one_row(row, targets, first + index, gradients.is_some()))
+            .collect();
+        for [nll, z] in rows {
+            loss.weighted_nll += nll;
+            loss.weighted_z += z;
+        }
+        if let Some((dx, dhead)) = &mut gradients {
+            let dlogits = Matrix::new(&logits, end - first, vocabulary, vocabulary);
+            add_product(&mut dx[first * width..end * width], dlogits, head);
+            add_product(dhead, dlogits.transposed(), x);
+        }
     }
-    (logits, loss)
+    loss
+}
+
+/// The weighted loss of one row, whose logits become their gradients.
+fn one_row(row: &mut [f32], targets: Targets<'_>, index: usize, gradient: bool) -> [f64; 2] {
+    let weight = targets.weights.map_or(1.0, |weights| weights[index]);
+    let target = targets.tokens[index] as usize;
+    let (top, of_target) = (greatest(row), row[target]);
+    let total = exp_shifted(row, top);
+    let log_sum = ln(total) + top;
+    if gradient {
+        let factor = (f64::from(weight) / targets.divisor) as f32;
+        scale(row, factor * (1.0 + 2.0 * targets.z_loss * log_sum) / total);
+        row[target] -= factor;
+    }
+    let z = targets.z_loss * log_sum * log_sum;
+    [
+        f64::from(weight) * f64::from(log_sum - of_target),
+        f64::from(weight) * f64::from(z),
+    ]
+}
+
+vectorised! {
+    fn scale(row: &mut [f32], factor: f32) {
+        row.iter_mut().for_each(|value| *value *= factor);
+    }
 }

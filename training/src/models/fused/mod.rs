@@ -5,17 +5,25 @@
 //! are the same bits for any number of threads.
 
 mod attention;
+pub(crate) mod attention_kernel;
+mod embed;
 mod head_loss;
-mod numeric;
-mod product;
-mod rms_norm;
-mod swiglu;
+mod linear;
+pub(crate) mod numeric;
+pub(crate) mod rms_norm;
+pub(crate) mod swiglu;
+pub(crate) mod xielu;
 
-pub(crate) use attention::{RotaryTable, attention};
+pub(crate) use attention::{HeadNorms, attention};
+pub(crate) use attention_kernel::RotaryTable;
+pub(crate) use embed::embed;
 pub(crate) use head_loss::head_loss;
+pub(crate) use linear::{linear, linear_add};
 pub(crate) use rms_norm::rms_norm;
 pub(crate) use swiglu::swiglu;
+pub(crate) use xielu::xielu;
 
+use crate::product;
 use burn::backend::autodiff::ops::NodeGuard;
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::backend::{Autodiff, Flex};

@@ -12,13 +12,12 @@ use rayon::prelude::*;
 
 use super::numeric::{dot, vectorised};
 use super::{ROWS, parts, tensor, values};
-use crate::models::operations::NORM_EPSILON;
 
 /// `x` is `[N, D]`, `gain` `[1, D]`.
-pub(crate) fn rms_norm(x: Tensor<2>, gain: Tensor<2>) -> Tensor<2> {
+pub(crate) fn rms_norm(x: Tensor<2>, gain: Tensor<2>, epsilon: f32) -> Tensor<2> {
     let shape = x.dims();
     let ((x, x_node), (gain, gain_node)) = (parts(x), parts(gain));
-    let (y, inverse) = forward(values(&x), values(&gain));
+    let (y, inverse) = forward(values(&x), values(&gain), epsilon);
     let y = tensor(y, &shape);
     let out = match RmsNorm
         .prepare::<NoCheckpointing>([x_node, gain_node])
@@ -52,7 +51,7 @@ impl Backward<Flex, 2> for RmsNorm {
     }
 }
 
-fn forward(x: &[f32], gain: &[f32]) -> (Vec<f32>, Vec<f32>) {
+fn forward(x: &[f32], gain: &[f32], epsilon: f32) -> (Vec<f32>, Vec<f32>) {
     let width = gain.len();
     let (mut y, mut inverse) = (vec![0.0; x.len()], vec![0.0; x.len() / width]);
     let chunks = y
@@ -61,7 +60,7 @@ fn forward(x: &[f32], gain: &[f32]) -> (Vec<f32>, Vec<f32>) {
         .zip(inverse.par_chunks_mut(ROWS));
     chunks.for_each(|((y, x), inverse)| {
         for ((y, x), inverse) in y.chunks_mut(width).zip(x.chunks(width)).zip(inverse) {
-            *inverse = forward_row(x, gain, y);
+            *inverse = forward_row(x, gain, epsilon, y);
         }
     });
     (y, inverse)
@@ -97,9 +96,9 @@ fn backward(x: &[f32], gain: &[f32], inverse: &[f32], dy: &[f32]) -> (Vec<f32>, 
 }
 
 vectorised! {
-    fn forward_row(x: &[f32], gain: &[f32], y: &mut [f32]) -> f32 {
+    pub(crate) fn forward_row(x: &[f32], gain: &[f32], epsilon: f32, y: &mut [f32]) -> f32 {
         let mean = dot(x, x) / x.len() as f32;
-        let inverse = 1.0 / (mean + NORM_EPSILON).sqrt();
+        let inverse = 1.0 / (mean + epsilon).sqrt();
         for ((y, x), gain) in y.iter_mut().zip(x).zip(gain) {
             *y = x * inverse * gain;
         }
@@ -109,7 +108,7 @@ vectorised! {
 
 vectorised! {
     /// dx = r · (g·dy − x · r² · mean(g·dy·x)); dgain grows by dy · x · r.
-    fn backward_row(x: &[f32], gain: &[f32], inverse: f32, dy: &[f32], dx: &mut [f32], dgain: &mut [f32]) {
+    pub(crate) fn backward_row(x: &[f32], gain: &[f32], inverse: f32, dy: &[f32], dx: &mut [f32], dgain: &mut [f32]) {
         for ((dx, gain), dy) in dx.iter_mut().zip(gain).zip(dy) {
             *dx = gain * dy;
         }

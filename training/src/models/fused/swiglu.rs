@@ -72,7 +72,7 @@ impl Backward<Flex, 1> for SwiGlu {
 }
 
 vectorised! {
-    fn forward_row(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    pub(crate) fn forward_row(gate: &[f32], up: &[f32], out: &mut [f32]) {
         for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
             *out = gate * sigmoid(*gate) * up;
         }
