@@ -68,12 +68,12 @@ pub enum Command {
     #[command(
         args_conflicts_with_subcommands = true,
         subcommand_negates_reqs = true,
-        after_help = "Examples:\n  node invite first\n  node invite first --role trainer --expires 12h --uses 3\n  node invite first > key.txt               # and then `node join @key.txt`\n  node invite list first                    # keys that this node minted, with the uses that are left\n  node invite explain synod1…\n  node invite narrow @key.txt --role trainer --uses 1\n  node invite revoke first 3fa9c1d2         # a name that `list` shows, or the key itself\n\nA key is like a password until it is used up or expires. Keys are made on this machine.\nWherever a key is asked for, `-` reads it from standard input and `@FILE` from a file: then it stands neither in the\nshell's history nor in the list of processes."
+        after_help = "Examples:\n  node invite first\n  node invite first --role trainer --expires 12h --uses 3\n  node invite first > key.txt               # and then `node join @key.txt`\n  node invite list first                    # what was minted, and what is left of it\n  node invite explain synod1…\n  node invite narrow @key.txt --role trainer --uses 1\n  node invite revoke first 3fa9c1d2         # a name that `list` shows, or the key itself\n\nA key is like a password until it is used up or expires. Keys are made on this machine.\nWherever a key is asked for, `-` reads it from standard input and `@FILE` from a file:\nthen it stands neither in the shell's history nor in the list of processes."
     )]
     Invite(InviteArgs),
     /// Join a session by its invite key.
     #[command(
-        after_help = "Examples:\n  node join synod1… --data /srv/texts --dry-run    # asks the issuer and says what is missing; joins nothing\n  node join synod1… --data /srv/texts\n  node join @key.txt --data /srv/texts             # the key from a file\n  pass show synod/first | node join - --data /srv/texts\n\nText, disk and device are checked against the session before a use of the key is spent."
+        after_help = "Examples:\n  node join synod1… --data /srv/texts --dry-run    # says what is missing; joins nothing\n  node join synod1… --data /srv/texts\n  node join @key.txt --data /srv/texts             # the key from a file\n  pass show synod/first | node join - --data /srv/texts\n\nText, disk and device are checked against the session before a use of the key is spent."
     )]
     Join(JoinArgs),
     /// Leave a session at the next border between rounds. Its records and models stay here.
