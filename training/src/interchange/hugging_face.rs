@@ -15,6 +15,9 @@ use crate::layout::Layout;
 use crate::models::decoder_layout::layout;
 use crate::models::operations::{NORM_EPSILON, ROTARY_BASE};
 
+/// The file that says how the model was trained; Hugging Face's libraries do not look at it.
+const TRAINING: &str = "synod.json";
+
 /// Why a model was not written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
@@ -42,6 +45,14 @@ pub enum ExportError {
         path: PathBuf,
         /// What the system says.
         reason: std::io::Error,
+    },
+    /// The file that says how the model was trained is damaged or of another version.
+    #[error("{path} does not say how this model was trained ({reason}): remove it to go by defaults, or export again")]
+    Training {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
     },
     /// The weights file is damaged or of another model.
     #[error("{path} holds no weights of this model: {reason}")]
@@ -71,7 +82,7 @@ pub fn export_hugging_face(config: &TrainingConfig, parameters: &[f32], folder: 
         });
     }
     let partial = beside(folder);
-    let written = write_all(decoder, &layout, parameters, &partial).and_then(|()| {
+    let written = write_all(config, decoder, &layout, parameters, &partial).and_then(|()| {
         // An empty folder is in the way of a rename on some systems; it is removed only now, and only while empty.
         if folder.is_dir() {
             fs::remove_dir(folder).map_err(at(folder))?;
@@ -83,6 +94,23 @@ pub fn export_hugging_face(config: &TrainingConfig, parameters: &[f32], folder: 
         fs::remove_dir_all(&partial).ok();
     }
     written
+}
+
+/// How the model of a folder was trained, as [`export_hugging_face`] has written it; None where the folder does not say.
+pub fn read_training(folder: &Path) -> Result<Option<TrainingConfig>, ExportError> {
+    let path = folder.join(TRAINING);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(at(&path)(error)),
+    };
+    let refuse = |reason: String| ExportError::Training {
+        path: path.clone(),
+        reason,
+    };
+    let config: TrainingConfig = serde_json::from_str(&text).map_err(|error| refuse(error.to_string()))?;
+    config.check().map_err(|error| refuse(error.to_string()))?;
+    Ok(Some(config))
 }
 
 /// The parameters of a folder that [`export_hugging_face`] wrote for this model.
@@ -126,9 +154,17 @@ fn beside(folder: &Path) -> PathBuf {
     folder.with_file_name(name)
 }
 
-fn write_all(decoder: &DecoderConfig, layout: &Layout, parameters: &[f32], folder: &Path) -> Result<(), ExportError> {
+fn write_all(
+    config: &TrainingConfig,
+    decoder: &DecoderConfig,
+    layout: &Layout,
+    parameters: &[f32],
+    folder: &Path,
+) -> Result<(), ExportError> {
     fs::create_dir_all(folder).map_err(at(folder))?;
     write(&folder.join("model.safetensors"), &weights(layout, parameters))?;
+    let training = serde_json::to_string_pretty(config).expect("a configuration is plain data");
+    write(&folder.join(TRAINING), format!("{training}\n").as_bytes())?;
     let texts = [
         ("config.json", model_config(decoder)),
         ("generation_config.json", generation_config()),
@@ -234,12 +270,14 @@ mod tests {
         let target = folder.path().join("model");
         export_hugging_face(&config, &parameters, &target).unwrap();
         assert_eq!(import_parameters(&config, &target).unwrap(), parameters);
+        assert_eq!(read_training(&target).unwrap(), Some(config));
         let mut names: Vec<_> = fs::read_dir(&target).unwrap().map(|e| e.unwrap().file_name()).collect();
         names.sort();
         let expected = [
             "config.json",
             "generation_config.json",
             "model.safetensors",
+            "synod.json",
             "tokenizer.json",
             "tokenizer_config.json",
         ];
@@ -249,6 +287,29 @@ mod tests {
             1,
             "nothing is left beside it"
         );
+    }
+
+    #[test]
+    fn how_a_model_was_trained_reads_back_is_unknown_or_is_refused() {
+        let (mut config, parameters) = model();
+        config.heldout_fraction = 0.3;
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("model");
+        export_hugging_face(&config, &parameters, &target).unwrap();
+        assert_eq!(read_training(&target).unwrap().unwrap().heldout_fraction, 0.3);
+        let file = target.join(TRAINING);
+        let text = fs::read_to_string(&file).unwrap();
+        for bad in [
+            text.replace("0.3", "3.0"),
+            "{".to_owned(),
+            text.replace("local_steps", "steps"),
+        ] {
+            fs::write(&file, bad).unwrap();
+            let refused = read_training(&target).unwrap_err().to_string();
+            assert!(refused.contains("synod.json"), "{refused}");
+        }
+        fs::remove_file(&file).unwrap();
+        assert_eq!(read_training(&target).unwrap(), None);
     }
 
     #[test]

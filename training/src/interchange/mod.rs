@@ -4,4 +4,4 @@
 mod byte_tokenizer;
 mod hugging_face;
 
-pub use hugging_face::{ExportError, export_hugging_face, import_parameters};
+pub use hugging_face::{ExportError, export_hugging_face, import_parameters, read_training};
