@@ -120,6 +120,8 @@ pub struct LogSection {
     pub format: LogFormat,
     /// Bytes of a session's event log; at the bound the older half is dropped.
     pub events_max_bytes: u64,
+    /// Bytes of a recording of all that a session's machine is told, for `testnet replay`; at the bound it ends. 0: none.
+    pub record_max_bytes: u64,
 }
 
 impl Default for LogSection {
@@ -128,6 +130,8 @@ impl Default for LogSection {
             level: "info".to_owned(),
             format: LogFormat::Pretty,
             events_max_bytes: 16 << 20,
+            // Heartbeats and claims of a few members fill a megabyte in minutes: only who looks for a bug wants that.
+            record_max_bytes: 0,
         }
     }
 }

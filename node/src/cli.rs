@@ -64,16 +64,16 @@ pub enum Command {
     /// Create, list and show sessions.
     #[command(subcommand)]
     Session(SessionCommand),
-    /// Mint an invite key for a session, or explain, narrow or revoke one.
+    /// Mint an invite key for a session; list, explain, narrow or revoke keys.
     #[command(
         args_conflicts_with_subcommands = true,
         subcommand_negates_reqs = true,
-        after_help = "Examples:\n  node invite first\n  node invite first --role trainer --expires 12h --uses 3\n  node invite explain synod1…\n  node invite narrow synod1… --role trainer --uses 1\n  node invite revoke first synod1…\n\nA key is like a password until it is used up or expires. Keys are made on this machine."
+        after_help = "Examples:\n  node invite first\n  node invite first --role trainer --expires 12h --uses 3\n  node invite first > key.txt               # and then `node join @key.txt`\n  node invite list first                    # what was minted, and what is left of it\n  node invite explain synod1…\n  node invite narrow @key.txt --role trainer --uses 1\n  node invite revoke first 3fa9c1d2         # a name that `list` shows, or the key itself\n\nA key is like a password until it is used up or expires. Keys are made on this machine.\nWherever a key is asked for, `-` reads it from standard input and `@FILE` from a file:\nthen it stands neither in the shell's history nor in the list of processes."
     )]
     Invite(InviteArgs),
     /// Join a session by its invite key.
     #[command(
-        after_help = "Examples:\n  node join synod1… --data /srv/texts --dry-run    # says what is missing, joins nothing\n  node join synod1… --data /srv/texts"
+        after_help = "Examples:\n  node join synod1… --data /srv/texts --dry-run    # says what is missing; joins nothing\n  node join synod1… --data /srv/texts\n  node join @key.txt --data /srv/texts             # the key from a file\n  pass show synod/first | node join - --data /srv/texts\n\nText, disk and device are checked against the session before a use of the key is spent."
     )]
     Join(JoinArgs),
     /// Leave a session at the next border between rounds. Its records and models stay here.
@@ -252,17 +252,30 @@ pub struct InviteArgs {
 /// What else can be done with a key.
 #[derive(Debug, Subcommand)]
 pub enum InviteAction {
+    /// List the keys that this node has minted to a session: uses, expiry, whether they were revoked. Shows no secret.
+    #[command(after_help = "Examples:\n  node invite list first\n  node invite list first --json")]
+    List {
+        /// The session, by name or id.
+        session: String,
+        /// Print the answer as JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Say what a key permits and whether it is genuine. Asks nobody.
+    #[command(after_help = "Examples:\n  node invite explain synod1…\n  node invite explain @key.txt --json")]
     Explain {
-        /// The key.
+        /// The key; `-` reads it from standard input, `@FILE` from a file.
         key: String,
         /// Print the answer as JSON.
         #[arg(long)]
         json: bool,
     },
     /// Make a key that permits less out of a key, for handing on. Asks nobody; uses count against both.
+    #[command(
+        after_help = "Examples:\n  node invite narrow synod1… --uses 1\n  node invite narrow @key.txt --role trainer --expires 2h > lesser.txt"
+    )]
     Narrow {
-        /// The key.
+        /// The key; `-` reads it from standard input, `@FILE` from a file.
         key: String,
         /// Roles, separated by commas [default: as the key].
         #[arg(long)]
@@ -273,30 +286,41 @@ pub enum InviteAction {
         /// How many members may join with it [default: as the key].
         #[arg(long)]
         uses: Option<u32>,
+        /// Print the answer as JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Void a key that this node minted, and all that were narrowed from it. Who has joined stays.
+    #[command(
+        after_help = "Examples:\n  node invite revoke first 3fa9c1d2     # a name from `node invite list first`, or its beginning\n  node invite revoke first @key.txt"
+    )]
     Revoke {
         /// The session, by name or id.
         session: String,
-        /// The key, or the name of it that `explain` shows.
+        /// The name of the key that `list` and `explain` show, or the key; `-` reads it from standard input, `@FILE` from a
+        /// file.
         key: String,
+        /// Print the answer as JSON.
+        #[arg(long)]
+        json: bool,
     },
 }
 
 /// `node join`
 #[derive(Debug, Args)]
 pub struct JoinArgs {
-    /// The invite key.
+    /// The invite key; `-` reads it from standard input, `@FILE` from a file.
     pub key: String,
     /// This institution's text: a file, a folder of .txt or .md files, or .jsonl with a `text` field.
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
-    /// Join nothing; say exactly what is missing.
+    /// Join nothing and spend nothing; ask the issuer, and say exactly what is missing. With --verbose also the session's
+    /// configuration.
     #[arg(long)]
     pub dry_run: bool,
-    /// How long to wait for the issuer, in seconds.
-    #[arg(long, default_value_t = 60)]
-    pub timeout: u64,
+    /// How long to wait for the issuer, in seconds [default: 60; for --dry-run 10].
+    #[arg(long)]
+    pub timeout: Option<u64>,
     /// Print the answer as JSON.
     #[arg(long)]
     pub json: bool,

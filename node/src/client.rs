@@ -65,20 +65,35 @@ impl Client {
         self.send_in_time(path).await
     }
 
-    /// Asks for a change.
+    /// Asks for a change that the node makes at once.
     pub async fn post<T: DeserializeOwned>(&self, path: &str, content: &impl Serialize) -> Outcome<T> {
-        let body = serde_json::to_vec(content).expect("requests are plain data");
-        let body = self.send(Method::POST, path, body.into()).await?;
+        let body = self.in_time(self.send_content(path, content)).await?;
         self.read(&body)
+    }
+
+    /// Asks for what may take long: reading data, waiting for another node. That this node answers at all is seen first.
+    pub async fn post_long<T: DeserializeOwned>(&self, path: &str, content: &impl Serialize) -> Outcome<T> {
+        self.send_in_time("/v1/status").await?;
+        let body = self.send_content(path, content).await?;
+        self.read(&body)
+    }
+
+    async fn send_content(&self, path: &str, content: &impl Serialize) -> Outcome<Bytes> {
+        let body = serde_json::to_vec(content).expect("requests are plain data");
+        self.send(Method::POST, path, body.into()).await
     }
 
     fn read<T: DeserializeOwned>(&self, body: &[u8]) -> Outcome<T> {
         serde_json::from_slice(body).map_err(|error| unlike(&self.data_dir, &error))
     }
 
-    /// Reads; a node that hangs is said to.
     async fn send_in_time(&self, path: &str) -> Outcome<Bytes> {
-        let asked = tokio::time::timeout(PATIENCE, self.send(Method::GET, path, Bytes::new()));
+        self.in_time(self.send(Method::GET, path, Bytes::new())).await
+    }
+
+    /// A node that hangs is said to.
+    async fn in_time(&self, sending: impl Future<Output = Outcome<Bytes>>) -> Outcome<Bytes> {
+        let asked = tokio::time::timeout(PATIENCE, sending);
         asked.await.unwrap_or_else(|_| {
             Err(Failure::environment(format!(
                 "the node on {} has not answered for {} s: see its log; if it hangs, end its process and start it again",

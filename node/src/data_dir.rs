@@ -34,6 +34,15 @@ impl DataDir {
         self.root.join("identity.key")
     }
 
+    /// What to do where settings are and the key is not.
+    pub fn without_key(&self) -> String {
+        format!(
+            "the key {} is not there: restore it from its backup; to be a new node instead, choose another --data-dir and \
+             `node init`",
+            self.key().display()
+        )
+    }
+
     /// Models and updates, by content.
     pub fn blobs(&self) -> PathBuf {
         self.root.join("blobs")
@@ -47,6 +56,11 @@ impl DataDir {
     /// A session's event log.
     pub fn events(&self, session: &SessionId) -> PathBuf {
         self.root.join("events").join(format!("{session}.jsonl"))
+    }
+
+    /// The recording of what a session's machine is told.
+    pub fn recording(&self, session: &SessionId) -> PathBuf {
+        self.root.join("recordings").join(format!("{session}.synr"))
     }
 
     /// Makes the folder, readable by its owner alone.

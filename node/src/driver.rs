@@ -1,16 +1,18 @@
 //! The driver: the one task that owns the machines. Its `select!` only picks what comes next; methods carry it to a
 //! machine, and `effects` carries out what the machine answers. It never waits for a peer, and it decides nothing.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use synod_config::SessionConfig;
 use synod_protocol::contract::{self, Command, Input};
 use synod_protocol::identity::{BlobId, Identity, PeerId, SessionId};
+use synod_protocol::invite::BlockId;
 use synod_protocol::journal::JournalEntry;
 use synod_protocol::machine::Machine;
 use synod_protocol::message::Message;
+use synod_protocol::recording;
 use synod_protocol::reject::Reject;
 use synod_protocol::signed::{Signed, SignedError, Verified};
 use synod_protocol::task::TaskFailure;
@@ -30,6 +32,7 @@ use crate::effects::{Effects, fetch_result};
 use crate::events_log::EventsLog;
 use crate::failure::{Failure, Outcome};
 use crate::network::{FetchFailure, FetchId, FetchedFrom, NetworkEvent};
+use crate::recorder::Recorder;
 use crate::rounds::{RoundBook, RoundRow};
 use crate::session_runtime::{SessionRuntime, session_info};
 
@@ -54,6 +57,9 @@ pub struct NewSession {
     pub worker: Worker,
 }
 
+/// As an issuer: what was spent of each block of an invite, and which blocks are void.
+pub type InviteUses = (BTreeMap<BlockId, u32>, BTreeSet<BlockId>);
+
 /// What the API asks of the driver.
 pub enum Request {
     /// All sessions as they are now.
@@ -62,6 +68,8 @@ pub enum Request {
     Adopt(Box<NewSession>, oneshot::Sender<Outcome>),
     /// Pass an operator's word on to a session's machine.
     Command(SessionId, Command, oneshot::Sender<Outcome>),
+    /// The uses that were spent of each invite block of a session, and the blocks that were revoked.
+    InviteUses(SessionId, oneshot::Sender<InviteUses>),
     /// Pass on what `issuer` answers about a session that is not ours yet.
     Listen {
         /// The session.
@@ -115,6 +123,8 @@ pub struct Parts {
     pub device: DeviceChoice,
     /// Bytes of an event log.
     pub events_max_bytes: u64,
+    /// Bytes of a recording of what a machine is told; 0: none.
+    pub record_max_bytes: u64,
     /// A drill, in tests.
     pub drill: Option<Drill>,
 }
@@ -256,7 +266,7 @@ impl Driver {
 
     fn on_message(&mut self, message: Verified<Message>, carrier: Option<PeerId>) {
         let session = message.session();
-        if let Message::Join(proof) = message.value()
+        if let Message::Join(proof) | Message::Ask(proof) = message.value()
             && carrier == Some(message.signer())
             && message.value().within_limits()
         {
@@ -353,6 +363,14 @@ impl Driver {
                 );
             }
             Request::Adopt(new, reply) => _ = reply.send(self.adopt(*new)),
+            Request::InviteUses(session, reply) => {
+                let machine = self.sessions.get(&session).map(|runtime| &runtime.machine);
+                let uses = machine.map(|machine| machine.invite_uses());
+                let _ = reply.send(
+                    uses.map(|(spent, revoked)| (spent.clone(), revoked.clone()))
+                        .unwrap_or_default(),
+                );
+            }
             Request::Command(session, command, reply) => _ = reply.send(self.command(session, command)),
             Request::Listen {
                 session,
@@ -397,7 +415,7 @@ impl Driver {
         let mut inputs = VecDeque::from([input]);
         while let Some(input) = inputs.pop_front() {
             let now = self.parts.clock.now();
-            let outputs = runtime.machine.handle(now, input);
+            let outputs = runtime.tell(now, input);
             match self.parts.effects.execute(runtime, outputs, now) {
                 Ok(answers) => inputs.extend(answers),
                 Err(error) => return stop_session(runtime, &self.parts.effects, &error),
@@ -441,12 +459,12 @@ impl Driver {
         let last = rows
             .last()
             .and_then(|(_, bytes)| serde_json::from_slice::<RoundRow>(bytes).ok());
-        let machine = Machine::new(
-            self.parts.identity.clone(),
-            session_info(&record, &config),
-            journal,
-            self.parts.clock.now(),
-        );
+        let (info, now) = (session_info(&record, &config), self.parts.clock.now());
+        let recorder = (self.parts.record_max_bytes > 0).then(|| {
+            let head = recording::head(self.parts.identity.peer_id(), &info, &journal, now);
+            Recorder::begin(self.parts.data_dir.recording(&id), self.parts.record_max_bytes, &head)
+        });
+        let machine = Machine::new(self.parts.identity.clone(), info, journal, now);
         let member_states = member_states::list(effects.store.as_ref(), &id)?;
         let plan = WorkerPlan {
             config: config.clone(),
@@ -475,6 +493,7 @@ impl Driver {
             members: Vec::new(),
             book: RoundBook::resume(last),
             log,
+            recorder,
             stopped,
             trouble: None,
             settled_since_snapshot: 0,

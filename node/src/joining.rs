@@ -1,12 +1,13 @@
 //! Joining by invite: dial the issuer, show the key, repeat until it answers, and believe only what can be checked.
-//! It stores nothing; whoever calls it makes the member.
+//! First comes the question what the key would bring, which spends nothing; only then is a use asked for. It stores
+//! nothing; whoever calls it makes the member.
 
 use std::time::Duration;
 
 use synod_config::SessionConfig;
 use synod_protocol::identity::{Identity, PeerId, SessionId};
-use synod_protocol::invite::{Admission, Invite};
-use synod_protocol::message::{JoinRefusal, Message, Welcome};
+use synod_protocol::invite::{Admission, Invite, InviteProof};
+use synod_protocol::message::{JoinRefusal, Message, Offer, Welcome};
 use synod_protocol::signed::{Signed, Verified};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -29,6 +30,15 @@ pub struct Admitted {
     pub config_bytes: Vec<u8>,
 }
 
+/// What a key would bring, by the issuer's word.
+#[derive(Debug)]
+pub struct Offered {
+    /// The session's configuration, checked against the session id in the key.
+    pub config: SessionConfig,
+    /// The rest of what the issuer says.
+    pub offer: Offer,
+}
+
 /// Who joins, and through what.
 #[derive(Clone)]
 pub struct Joining {
@@ -41,32 +51,56 @@ pub struct Joining {
 }
 
 impl Joining {
-    /// Asks the issuer of `invite` until it answers or `patience` is over.
+    /// Asks the issuer of `invite` what it would bring, until it answers or `patience` is over. Spends no use.
+    /// A refusal of the key is the user's fault, everything else the environment's.
+    pub async fn preview(&self, invite: &Invite, patience: Duration) -> Outcome<Offered> {
+        let (session, issuer) = (invite.grant().session, invite.grant().issuer);
+        let judge = |answer: &Message| match answer {
+            Message::Offer(offer) => Some(offered(offer, session, issuer)),
+            Message::Refused(refusal) => Some(Err(refused(refusal))),
+            _ => None,
+        };
+        self.converse(invite, Message::Ask, patience, judge).await
+    }
+
+    /// Asks the issuer of `invite` to be let in, until it answers or `patience` is over. A yes has spent a use.
     pub async fn ask(&self, invite: &Invite, patience: Duration) -> Outcome<Admitted> {
+        let (session, issuer, me) = (invite.grant().session, invite.grant().issuer, self.identity.peer_id());
+        let judge = |answer: &Message| match answer {
+            Message::Admitted(welcome) => Some(admitted(welcome, session, issuer, me)),
+            Message::Refused(refusal) => Some(Err(refused(refusal))),
+            _ => None,
+        };
+        self.converse(invite, Message::Join, patience, judge).await
+    }
+
+    /// Shows the key in a `question` again and again, until `judge` has made something of an answer.
+    async fn converse<T>(
+        &self,
+        invite: &Invite,
+        question: fn(Box<InviteProof>) -> Message,
+        patience: Duration,
+        judge: impl Fn(&Message) -> Option<Outcome<T>>,
+    ) -> Outcome<T> {
         let grant = invite.grant();
-        let me = self.identity.peer_id();
-        let (send, mut answers) = mpsc::channel(JOIN_QUEUE_LENGTH);
-        self.driver
-            .tell(Request::Listen {
-                session: grant.session,
-                issuer: grant.issuer,
-                answers: send,
-            })
-            .await;
+        let mut answers = self.listen(grant.session, grant.issuer).await;
         self.network.add_addresses(grant.issuer, grant.bootstrap.clone());
-        let proof = invite.prove(&me, self.network.listen_addresses().await.control);
-        let question = Signed::new(&self.identity, grant.session, &Message::Join(Box::new(proof))).to_bytes();
+        let proof = invite.prove(&self.identity.peer_id(), self.network.listen_addresses().await.control);
+        let question = Signed::new(&self.identity, grant.session, &question(Box::new(proof))).to_bytes();
 
         let deadline = Instant::now() + patience;
         let mut again = interval(ASK_EVERY);
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                Some(answer) = answers.recv() => {
-                    if let Some(outcome) = judge(&answer, grant.session, grant.issuer, me) {
-                        return outcome;
-                    }
-                }
+                answer = answers.recv() => match answer.map(|answer| judge(answer.value())) {
+                    Some(Some(outcome)) => return outcome,
+                    Some(None) => {}
+                    None => return Err(Failure::user(format!(
+                        "another command of this node has begun to join `{}` meanwhile: wait for that one",
+                        grant.session_name
+                    ))),
+                },
                 _ = again.tick() => {
                     if !self.is_connected(&grant.issuer).await {
                         self.network.dial(grant.bootstrap.clone());
@@ -78,19 +112,16 @@ impl Joining {
         }
     }
 
-    /// Whether the issuer can be reached, without asking it anything. None: it can; else why not.
-    pub async fn probe(&self, invite: &Invite, patience: Duration) -> Option<Failure> {
-        let grant = invite.grant();
-        self.network.add_addresses(grant.issuer, grant.bootstrap.clone());
-        let deadline = Instant::now() + patience;
-        while Instant::now() < deadline {
-            if self.is_connected(&grant.issuer).await {
-                return None;
-            }
-            self.network.dial(grant.bootstrap.clone());
-            tokio::time::sleep(Duration::from_millis(500)).await;
-        }
-        Some(self.no_answer(invite, patience).await)
+    async fn listen(&self, session: SessionId, issuer: PeerId) -> mpsc::Receiver<Verified<Message>> {
+        let (send, answers) = mpsc::channel(JOIN_QUEUE_LENGTH);
+        self.driver
+            .tell(Request::Listen {
+                session,
+                issuer,
+                answers: send,
+            })
+            .await;
+        answers
     }
 
     async fn is_connected(&self, peer: &PeerId) -> bool {
@@ -121,33 +152,37 @@ impl Joining {
     }
 }
 
-/// What an answer of the issuer means; none if it means nothing.
-fn judge(answer: &Verified<Message>, session: SessionId, issuer: PeerId, me: PeerId) -> Option<Outcome<Admitted>> {
-    match answer.value() {
-        Message::Admitted(welcome) => Some(admitted(welcome, session, issuer, me)),
-        Message::Refused(refusal) => Some(Err(refused(refusal))),
-        _ => None,
-    }
-}
-
 fn refused(refusal: &JoinRefusal) -> Failure {
     Failure::user(format!("the join was refused: {refusal}"))
 }
 
+fn broken(issuer: PeerId, what: &str) -> Failure {
+    Failure::environment(format!("the issuer {issuer} answered, but {what}: do not join"))
+}
+
+fn config_of(bytes: &[u8], session: SessionId, issuer: PeerId) -> Outcome<SessionConfig> {
+    SessionConfig::from_peer(bytes, session)
+        .map_err(|error| broken(issuer, &format!("its session cannot be used ({error})")))
+}
+
+fn offered(offer: &Offer, session: SessionId, issuer: PeerId) -> Outcome<Offered> {
+    Ok(Offered {
+        config: config_of(&offer.config, session, issuer)?,
+        offer: offer.clone(),
+    })
+}
+
 fn admitted(welcome: &Welcome, session: SessionId, issuer: PeerId, me: PeerId) -> Outcome<Admitted> {
-    let broken = |what: &str| Failure::environment(format!("the issuer {issuer} answered, but {what}: do not join"));
     let admission = welcome
         .admission
         .verify()
-        .map_err(|_| broken("its admission is not signed correctly"))?;
+        .map_err(|_| broken(issuer, "its admission is not signed correctly"))?;
     if (admission.signer(), admission.session(), admission.value().peer) != (issuer, session, me) {
-        return Err(broken("its admission is for another node or session"));
+        return Err(broken(issuer, "its admission is for another node or session"));
     }
-    let config = SessionConfig::from_peer(&welcome.config, session)
-        .map_err(|error| broken(&format!("its session cannot be used ({error})")))?;
     Ok(Admitted {
         admission: welcome.admission.clone(),
-        config,
+        config: config_of(&welcome.config, session, issuer)?,
         config_bytes: welcome.config.clone(),
     })
 }

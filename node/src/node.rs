@@ -45,6 +45,9 @@ pub async fn run(data_dir: DataDir, config: NodeConfig, drill: Option<Drill>, re
     // 2. The folder is ours alone, has room, and holds our key.
     let lock = DataLock::acquire(data_dir.root())?;
     check_room(&data_dir, config.retention.min_free_bytes)?;
+    if !data_dir.key().exists() {
+        return Err(Failure::user(data_dir.without_key()));
+    }
     let identity = Identity::from_secret(keys::load(&data_dir.key())?);
     start_threads(config.compute.threads)?;
     // 3. Records and blobs; blobs that a crash left without a record go.
@@ -81,6 +84,7 @@ pub async fn run(data_dir: DataDir, config: NodeConfig, drill: Option<Drill>, re
         data_dir: data_dir.clone(),
         device,
         events_max_bytes: config.log.events_max_bytes,
+        record_max_bytes: config.log.record_max_bytes,
         drill,
     });
     driver.resume()?;
@@ -94,6 +98,7 @@ pub async fn run(data_dir: DataDir, config: NodeConfig, drill: Option<Drill>, re
         blobs,
         data_dir: data_dir.clone(),
         device,
+        retention: config.retention.clone(),
         drill,
         clock,
         shutdown: token.clone(),
@@ -155,6 +160,7 @@ async fn start_network(
             Err(NetworkError::AddressInUse { .. }) if begun.elapsed() < PORTS_PATIENCE => {
                 tokio::time::sleep(METER_EVERY).await;
             }
+            Err(error @ NetworkError::BadAddress { .. }) => return Err(Failure::user(error)),
             started => return started.map_err(Failure::environment),
         }
     }

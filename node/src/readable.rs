@@ -1,5 +1,5 @@
-//! Protocol values as JSON for people: ids in their printed forms instead of lists of 32 numbers.
-//! It is for logs and evidence; what machines exchange stays in its own encoding.
+//! Values for people: protocol values as JSON with ids in their printed forms, and quantities with their units.
+//! It is for logs, answers and evidence; what machines exchange stays in its own encoding.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -7,6 +7,26 @@ use synod_protocol::identity::{BlobId, PeerId};
 
 /// Keys whose 32 bytes name a peer; all other 32 bytes are digests.
 const PEERS: [&str; 8] = ["peer", "coordinator", "lost", "next", "missing", "me", "from", "to"];
+
+/// Bytes for people.
+pub fn bytes(count: u64) -> String {
+    match count {
+        0..10_000 => format!("{count} B"),
+        10_000..10_000_000 => format!("{:.1} kB", count as f64 / 1e3),
+        10_000_000..10_000_000_000 => format!("{:.1} MB", count as f64 / 1e6),
+        _ => format!("{:.1} GB", count as f64 / 1e9),
+    }
+}
+
+/// A span of time for people, rounded down.
+pub fn span(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} days {} h", seconds / 86_400, seconds % 86_400 / 3_600),
+    }
+}
 
 /// `value` as JSON with readable ids.
 pub fn readable(value: &impl Serialize) -> Value {

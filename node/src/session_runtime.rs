@@ -2,14 +2,16 @@
 //! It talks to nobody; `effects` carries what the machine wants.
 
 use synod_config::SessionConfig;
-use synod_protocol::contract::Time;
+use synod_protocol::contract::{Input, Output, Time};
 use synod_protocol::event::Event;
 use synod_protocol::identity::{PeerId, SessionId};
 use synod_protocol::machine::{Machine, SessionInfo};
+use synod_protocol::recording::{self, Told};
 use synod_storage::store::SessionRecord;
 
 use crate::compute::Compute;
 use crate::events_log::EventsLog;
+use crate::recorder::Recorder;
 use crate::rounds::{Meter, RoundBook, RoundRow};
 use crate::telemetry;
 
@@ -29,6 +31,8 @@ pub struct SessionRuntime {
     pub book: RoundBook,
     /// Its event log.
     pub log: EventsLog,
+    /// What its machine is told, if the operator wants that recorded.
+    pub recorder: Option<Recorder>,
     /// Why this node does nothing in the session any more, if so.
     pub stopped: Option<String>,
     /// Why this node could not do its part of the last round that it worked on, if so.
@@ -41,6 +45,16 @@ impl SessionRuntime {
     /// The session.
     pub fn id(&self) -> SessionId {
         self.record.id
+    }
+
+    /// Tells the machine, and records it where that is wanted.
+    pub fn tell(&mut self, now: Time, input: Input) -> Vec<Output> {
+        let told = self.recorder.as_ref().map(|_| Told::of(&input));
+        let outputs = self.machine.handle(now, input);
+        if let Some((recorder, told)) = self.recorder.as_mut().zip(told) {
+            recorder.write(&recording::step(now, told, &outputs));
+        }
+        outputs
     }
 
     /// Takes an event of the machine to log, event log and rows; the answer is a row to store, if one has changed.

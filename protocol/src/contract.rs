@@ -79,7 +79,7 @@ pub enum Input {
 }
 
 /// What an operator asks of one session's machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
     /// Void a block of an invite that this node issued.
     Revoke(BlockId),
@@ -88,7 +88,7 @@ pub enum Command {
 }
 
 /// Why a blob is not in the store.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FetchFailure {
     /// This peer sent bytes that do not hash to the id.
     WrongDigest(PeerId),
@@ -103,7 +103,7 @@ pub enum FetchFailure {
 }
 
 /// What the machine wants done.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub enum Output {
     /// Make this durable before anything that follows.
     Persist(JournalEntry),

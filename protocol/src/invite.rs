@@ -149,7 +149,9 @@ pub enum InviteError {
         block: usize,
     },
     /// The time is over.
-    #[error("the invite key expired {ago_s} seconds ago: ask {issuer} for a new one")]
+    #[error(
+        "the invite key expired {ago_s} seconds ago by this machine's clock: if the clock is right, ask {issuer} for a new one"
+    )]
     Expired {
         /// How long ago, in seconds.
         ago_s: u64,

@@ -12,7 +12,7 @@ use crate::invite::{Admission, BlockId, InviteError, InviteProof};
 use crate::journal::JournalEntry;
 use crate::limits;
 use crate::machine::Machine;
-use crate::message::{Body, JoinRefusal, Message, Settlement, Welcome};
+use crate::message::{Body, JoinRefusal, Message, Offer, Settlement, Welcome};
 use crate::session::{Role, Roles, Roster};
 use crate::signed::{Signed, Verified};
 use crate::task::Round;
@@ -27,6 +27,14 @@ pub(crate) struct Doorkeeper {
     granted: Vec<(Signed<Admission>, Vec<BlockId>)>,
     present: BTreeMap<PeerId, (Signed<Admission>, Time)>,
     leaves: BTreeMap<PeerId, Signed<Message>>,
+}
+
+/// What an issuer has for one who shows a good key.
+enum Place {
+    /// The place that it was given on this very key already.
+    Held(Signed<Admission>),
+    /// A new one, at a use of each of these blocks.
+    Free { blocks: Vec<BlockId>, uses_left: u32 },
 }
 
 impl Doorkeeper {
@@ -107,7 +115,11 @@ impl Machine {
     // ---- as an issuer -----------------------------------------------------------------------------------------------
 
     pub(crate) fn on_join(&mut self, from: PeerId, proof: &InviteProof) {
-        match self.judge_join(&from, proof) {
+        let judged = self.judge_join(&from, proof).map(|place| match place {
+            Place::Held(admission) => admission,
+            Place::Free { blocks, .. } => self.admit(from, proof.permission().roles, blocks),
+        });
+        match judged {
             Ok(admission) => {
                 let welcome = Welcome {
                     admission,
@@ -126,7 +138,33 @@ impl Machine {
         }
     }
 
-    fn judge_join(&mut self, from: &PeerId, proof: &InviteProof) -> Result<Signed<Admission>, JoinRefusal> {
+    /// Tells what a join would bring, to those who would be let in and to nobody else. Nothing changes here.
+    pub(crate) fn on_ask(&mut self, from: PeerId, proof: &InviteProof) {
+        let answer = match self.judge_join(&from, proof) {
+            Ok(place) => Message::Offer(Box::new(self.offer(place))),
+            Err(refusal) => Message::Refused(refusal),
+        };
+        self.send(from, &answer);
+    }
+
+    fn offer(&self, place: Place) -> Offer {
+        let members = match self.chain.is_empty() {
+            true => self.door.admitted.len() + 1,
+            false => self.roster().len(),
+        };
+        Offer {
+            config: self.info.config.to_vec(),
+            uses_left: match place {
+                Place::Held(_) => 0,
+                Place::Free { uses_left, .. } => uses_left,
+            },
+            lifecycle: self.judge_lifecycle().0,
+            round: self.round(),
+            members: u32::try_from(members).unwrap_or(u32::MAX),
+        }
+    }
+
+    fn judge_join(&self, from: &PeerId, proof: &InviteProof) -> Result<Place, JoinRefusal> {
         proof
             .check(from)
             .map_err(|error: InviteError| JoinRefusal::Forged(error.to_string()))?;
@@ -141,33 +179,34 @@ impl Machine {
         if self.is_finished() {
             return Err(JoinRefusal::Finished);
         }
-        let blocks = proof.blocks();
-        if blocks.iter().any(|(block, _)| self.door.revoked.contains(block)) {
+        let allowed = proof.blocks();
+        if allowed.iter().any(|(block, _)| self.door.revoked.contains(block)) {
             return Err(JoinRefusal::Revoked);
         }
         // A joiner whose answer was lost asks again: it has its place, and it costs nothing.
-        let ids: Vec<BlockId> = blocks.iter().map(|(block, _)| *block).collect();
+        let blocks: Vec<BlockId> = allowed.iter().map(|(block, _)| *block).collect();
         if let Some((admission, used)) = self.door.admitted.get(from)
-            && *used == ids
+            && *used == blocks
             && (self.roster().get(from).is_some() || self.may_enter(admission).is_some())
         {
-            return Ok(admission.clone());
+            return Ok(Place::Held(admission.clone()));
         }
         if self.now.0 / 1000 >= proof.permission().expires_unix_s {
             return Err(JoinRefusal::Expired);
         }
-        if blocks
-            .iter()
-            .any(|(block, uses)| self.door.uses.get(block).copied().unwrap_or(0) >= *uses)
-        {
+        let left =
+            |(block, uses): &(BlockId, u32)| uses.saturating_sub(self.door.uses.get(block).copied().unwrap_or(0));
+        let uses_left = allowed.iter().map(left).min().unwrap_or(0);
+        if uses_left == 0 {
             return Err(JoinRefusal::UsedUp);
         }
-        let waiting = self
-            .door
-            .admitted
-            .keys()
-            .filter(|peer| self.roster().get(peer).is_none() && !self.departed.contains_key(peer))
-            .count();
+        self.has_room()?;
+        Ok(Place::Free { blocks, uses_left })
+    }
+
+    fn has_room(&self) -> Result<(), JoinRefusal> {
+        let is_waiting = |peer: &&PeerId| self.roster().get(peer).is_none() && !self.departed.contains_key(peer);
+        let waiting = self.door.admitted.keys().filter(is_waiting).count();
         let founding = usize::from(self.chain.is_empty());
         let limit = self.info.terms.max_members;
         if self.roster().len() + waiting + founding >= limit as usize
@@ -175,8 +214,7 @@ impl Machine {
         {
             return Err(JoinRefusal::Full(limit));
         }
-        let roles = proof.permission().roles;
-        Ok(self.admit(*from, roles, ids))
+        Ok(())
     }
 
     fn admit(&mut self, peer: PeerId, roles: Roles, blocks: Vec<BlockId>) -> Signed<Admission> {

@@ -13,6 +13,7 @@ pub mod limits;
 pub mod machine;
 mod machine_status;
 pub mod message;
+pub mod recording;
 pub mod reject;
 pub mod reputation;
 mod round;

@@ -381,7 +381,7 @@ impl Machine {
         if !message.value().within_limits() {
             return self.charge(Evidence::plain(from, Reject::Malformed, self.round(), kind));
         }
-        if self.reputation.is_banned(&from) && !matches!(message.value(), Message::Join(_)) {
+        if self.reputation.is_banned(&from) && !matches!(message.value(), Message::Join(_) | Message::Ask(_)) {
             return;
         }
         // What is of the current round was said lately; heartbeats prove their own freshness.
@@ -390,6 +390,7 @@ impl Machine {
         }
         match message.value() {
             Message::Join(proof) => self.on_join(from, proof),
+            Message::Ask(proof) => self.on_ask(from, proof),
             Message::Present(admission) => self.on_present(from, admission),
             Message::Heartbeat(beat) => self.on_heartbeat(from, beat),
             Message::Update(claim) => self.on_update(&message, claim),
@@ -401,7 +402,7 @@ impl Machine {
             Message::Settlements(list) => self.on_settlements(from, list),
             Message::Leave { .. } => self.on_leave(&message),
             // Meant for a joiner that has no machine yet; a repeated answer finds it here.
-            Message::Admitted(_) | Message::Refused(_) => {}
+            Message::Admitted(_) | Message::Refused(_) | Message::Offer(_) => {}
         }
     }
 

@@ -51,6 +51,10 @@ pub enum Message {
         /// The current round of the leaver.
         round: Round,
     },
+    /// To the issuer of an invite: what would it give me? Spends no use and admits nobody.
+    Ask(Box<InviteProof>),
+    /// The issuer's answer to one who would be admitted now.
+    Offer(Box<Offer>),
 }
 
 impl Content for Message {
@@ -66,11 +70,26 @@ pub struct Welcome {
     pub config: Vec<u8>,
 }
 
+/// What an issuer tells one whom it would admit now, so that it can look before it joins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// The session's configuration in its canonical bytes: their BLAKE3 is the session id.
+    pub config: Vec<u8>,
+    /// How many more may join with the very key that was shown.
+    pub uses_left: u32,
+    /// Where the session is in its life.
+    pub lifecycle: Lifecycle,
+    /// The issuer's round.
+    pub round: Round,
+    /// Members of that round; before the founding one, those who were admitted and the creator.
+    pub members: u32,
+}
+
 /// Why a joiner is turned away.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum JoinRefusal {
     /// The key's time is over by the issuer's clock.
-    #[error("the invite key has expired: ask its issuer for a new one")]
+    #[error("the invite key has expired by its issuer's clock: ask its issuer for a new one")]
     Expired,
     /// All uses are spent.
     #[error("the invite key is used up: all its uses are spent; ask its issuer for a new one")]
@@ -385,6 +404,8 @@ impl Message {
             Message::CatchUp { .. } => "catch_up",
             Message::Settlements(_) => "settlements",
             Message::Leave { .. } => "leave",
+            Message::Ask(_) => "ask",
+            Message::Offer(_) => "offer",
         }
     }
 
@@ -410,6 +431,7 @@ impl Message {
             Message::Settled(settlement) => settlement.body.roster.len() <= limits::MEMBERS,
             Message::Settlements(list) => list.len() <= limits::CATCH_UP_SETTLEMENTS,
             Message::Admitted(welcome) => welcome.config.len() <= limits::CONFIG_BYTES,
+            Message::Offer(offer) => offer.config.len() <= limits::CONFIG_BYTES,
             _ => true,
         }
     }

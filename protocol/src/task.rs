@@ -12,7 +12,7 @@ pub type Round = u64;
 pub type JobId = u64;
 
 /// One piece of work for the worker.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Task {
     /// Make the session's initial state from its seed. Every member must get the same bytes.
     Initialise,
@@ -103,7 +103,7 @@ pub enum Outcome {
 }
 
 /// What the worker answers.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum TaskResult {
     /// For `Task::Initialise`.
     Initialised {
@@ -140,7 +140,7 @@ pub enum TaskResult {
 }
 
 /// Why the worker has no result. The sentence is for the operator.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TaskFailure {
     /// This node cannot do its part (data unreadable, disk full, out of memory): it says so and stays out.
     Environment(String),

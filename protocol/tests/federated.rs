@@ -185,6 +185,38 @@ fn uses_of_an_invite_are_counted_and_a_revoked_one_is_void() {
 }
 
 #[test]
+fn asking_what_an_invite_brings_changes_nothing() {
+    let mut world = World::new(1, terms(5, 3));
+    for i in 10..13 {
+        world.add(Identity::from_secret([i; 32]), Vec::new());
+    }
+    let joiner = |i: u8| Identity::from_secret([i; 32]).peer_id();
+    let (invite, creator) = (world.invite(2), world.creator);
+    // The machine has started and its first deadline is met: what follows is the question's doing alone.
+    world.give(creator, Input::Tick);
+    let before = world.nodes[&creator].journal.clone();
+    for asker in [10, 10, 11, 12] {
+        let (answer, others) = world.ask(&invite, joiner(asker));
+        let Message::Offer(offer) = answer else {
+            panic!("{answer:?}")
+        };
+        assert_eq!((offer.uses_left, offer.members, offer.round), (2, 1, 0));
+        assert_eq!((&offer.config[..], others), (&b"config"[..], 0));
+    }
+    assert_eq!(world.nodes[&creator].journal, before);
+    assert!(matches!(world.join(&invite, joiner(10)), Message::Admitted(_)));
+    let left = |answer: Message| match answer {
+        Message::Offer(offer) => offer.uses_left,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(left(world.ask(&invite, joiner(11)).0), 1);
+    assert!(matches!(world.join(&invite, joiner(11)), Message::Admitted(_)));
+    let used_up = Message::Refused(JoinRefusal::UsedUp);
+    assert_eq!(world.ask(&invite, joiner(12)).0, used_up);
+    assert_eq!(left(world.ask(&invite, joiner(10)).0), 0, "it has its place");
+}
+
+#[test]
 fn an_equivocator_is_expelled_with_evidence() {
     let mut world = World::new(4, terms(100, 2));
     world.run_until(|world| world.round(world.peer(0)) == 3);

@@ -151,6 +151,16 @@ fn messages() -> Vec<Message> {
         Message::CatchUp { from: 3 },
         Message::Settlements(vec![settlement(), settlement()]),
         Message::Leave { round: 5 },
+        Message::Ask(Box::new(
+            invite().prove(&PeerId([7; 32]), vec!["/ip4/10.0.0.1/tcp/1".into()]),
+        )),
+        Message::Offer(Box::new(Offer {
+            config: vec![1, 2, 3],
+            uses_left: 2,
+            lifecycle: Lifecycle::Paused,
+            round: 5,
+            members: 4,
+        })),
     ]
 }
 
@@ -169,6 +179,8 @@ const GOLDEN: &[(&str, usize, &str)] = &[
     ("catch_up", 131, "f05d52e85ed68c58"),
     ("settlements", 1036, "eded90ee18efc6b2"),
     ("leave", 131, "e6253d70f76807ee"),
+    ("ask", 470, "927327bf73d5c30f"),
+    ("offer", 138, "6eb1de0e348fb899"),
 ];
 
 #[test]
@@ -238,7 +250,7 @@ proptest! {
 
     /// A correct signature over a damaged body: decoding is all that protects then.
     #[test]
-    fn damaged_bodies_never_panic(which in 0usize..13, at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+    fn damaged_bodies_never_panic(which in 0usize..15, at in any::<prop::sample::Index>(), byte in any::<u8>()) {
         let mut body = postcard::to_stdvec(&messages()[which]).unwrap();
         let at = at.index(body.len());
         body[at] = byte;

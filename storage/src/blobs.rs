@@ -45,18 +45,23 @@ impl BlobStore {
     /// Opens `data_dir/blobs`, makes it if it is not there, and removes what interrupted writes have left.
     /// Open it once a process, after the directory's lock is held, and clone it.
     pub fn open(data_dir: &Path) -> Result<Self> {
+        let store = Self::open_to_read(data_dir);
+        files::create_folder(&store.shared.incoming)?;
+        store.remove_leftovers()?;
+        Ok(store)
+    }
+
+    /// The blobs of a stopped node, for reading: nothing is made or tidied.
+    pub fn open_to_read(data_dir: &Path) -> Self {
         let root = data_dir.join("blobs");
         let incoming = root.join("incoming");
-        files::create_folder(&incoming)?;
-        let store = Self {
+        Self {
             shared: Arc::new(Shared {
                 root,
                 incoming,
                 writes: AtomicU64::new(0),
             }),
-        };
-        store.remove_leftovers()?;
-        Ok(store)
+        }
     }
 
     /// Keeps these bytes. Durable when it returns; keeping the same bytes again costs one look at the folder.

@@ -26,6 +26,12 @@ pub enum StoreError {
         /// The data directory.
         path: PathBuf,
     },
+    /// Commands are reading the data directory.
+    #[error("a command is reading the data directory `{}`: wait until it has ended, then try again", path.display())]
+    BeingRead {
+        /// The data directory.
+        path: PathBuf,
+    },
     /// A record cannot be read back as what it was.
     #[error(
         "`{}` is damaged at {key}: {reason}. Check the disk, restore the data directory from a backup, \

@@ -38,15 +38,31 @@ impl DataLock {
                 Ok(()) => break,
                 // Who only looks (`holder`, `node log`) holds it for a moment; who goes, for a moment longer.
                 Err(TryLockError::WouldBlock) if begun.elapsed() < PATIENCE => std::thread::sleep(PATIENCE / 40),
-                Err(TryLockError::WouldBlock) => {
-                    let (pid, path) = (pid_in(&mut file), dir.to_owned());
-                    return Err(StoreError::AlreadyRunning { pid, path });
-                }
+                Err(TryLockError::WouldBlock) => return Err(taken(&mut file, dir)),
                 Err(TryLockError::Error(error)) => return Err(StoreError::io("lock", &path)(error)),
             }
         }
         let written = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
         written.map_err(StoreError::io("write", &path))?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            _file: file,
+        })
+    }
+
+    /// Takes the directory for reading: beside others that read, and while no node runs on it. Nothing is made or written.
+    pub fn share(dir: &Path) -> Result<Self> {
+        let path = dir.join("lock");
+        let mut file = File::open(&path).map_err(StoreError::io("open", &path))?;
+        let begun = Instant::now();
+        loop {
+            match file.try_lock_shared() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if begun.elapsed() < PATIENCE => std::thread::sleep(PATIENCE / 40),
+                Err(TryLockError::WouldBlock) => return Err(taken(&mut file, dir)),
+                Err(TryLockError::Error(error)) => return Err(StoreError::io("lock", &path)(error)),
+            }
+        }
         Ok(Self {
             dir: dir.to_owned(),
             _file: file,
@@ -65,6 +81,18 @@ pub fn holder(dir: &Path) -> Option<u32> {
     match file.try_lock_shared() {
         Err(TryLockError::WouldBlock) => pid_in(&mut file),
         _ => None,
+    }
+}
+
+/// Who is in the way: a node, or commands that read.
+fn taken(file: &mut File, dir: &Path) -> StoreError {
+    let path = dir.to_owned();
+    match file.try_lock_shared() {
+        Ok(()) => StoreError::BeingRead { path },
+        Err(_) => StoreError::AlreadyRunning {
+            pid: pid_in(file),
+            path,
+        },
     }
 }
 
@@ -96,5 +124,26 @@ mod tests {
         drop(first);
         assert_eq!(holder(&data), None, "the file is still there, the lock is not");
         assert_eq!(DataLock::acquire(&data).unwrap().dir(), data);
+    }
+
+    #[test]
+    fn readers_share_a_directory_and_keep_nodes_out_while_they_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        assert!(DataLock::share(&data).is_err(), "nothing is made");
+        assert!(!data.exists());
+        let node = DataLock::acquire(&data).unwrap();
+        let refused = DataLock::share(&data).unwrap_err();
+        assert!(
+            matches!(refused, StoreError::AlreadyRunning { pid: Some(_), .. }),
+            "{refused}"
+        );
+        drop(node);
+        let readers = (DataLock::share(&data).unwrap(), DataLock::share(&data).unwrap());
+        assert_eq!(holder(&data), None, "readers are no node");
+        let refused = DataLock::acquire(&data).unwrap_err();
+        assert!(matches!(refused, StoreError::BeingRead { .. }), "{refused}");
+        drop(readers);
+        assert!(DataLock::acquire(&data).is_ok());
     }
 }

@@ -71,6 +71,27 @@ impl RocksStore {
         Ok(store)
     }
 
+    /// Opens the database of a stopped node for reading, beside others that read; None where there is none yet.
+    /// Nothing is written: a call that would is refused.
+    pub fn open_to_read(dir: &Path) -> Result<Option<Self>> {
+        let path = dir.join("db");
+        if !path.join("CURRENT").exists() {
+            return Ok(None);
+        }
+        let lock = DataLock::share(dir)?;
+        let families = FAMILIES.map(|name| ColumnFamilyDescriptor::new(name, family_options()));
+        let db = DB::open_cf_descriptors_read_only(&options(), &path, families, false)
+            .map_err(failed("opening it for reading", &path))?;
+        let store = Self {
+            db,
+            next_numbers: Mutex::default(),
+            path,
+            lock,
+        };
+        store.check_format()?;
+        Ok(Some(store))
+    }
+
     /// The data directory that is locked and used.
     pub fn dir(&self) -> &Path {
         self.lock.dir()
@@ -475,6 +496,31 @@ mod tests {
         );
         drop(store);
         open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_stopped_nodes_records_are_read_by_several_at_once_and_written_by_none() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(
+            RocksStore::open_to_read(dir.path()).unwrap().is_none(),
+            "nothing is there"
+        );
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "and nothing is made");
+        let store = open(dir.path()).unwrap();
+        store.append(&SESSION, &conformance::entry(SESSION, 0)).unwrap();
+        assert!(RocksStore::open_to_read(dir.path()).is_err(), "a node runs");
+        drop(store);
+        let readers = [(); 2].map(|()| RocksStore::open_to_read(dir.path()).unwrap().unwrap());
+        for reader in &readers {
+            assert_eq!(
+                reader.journal(&SESSION).unwrap().len(),
+                1,
+                "also what is in the log alone"
+            );
+            assert!(reader.append(&SESSION, &conformance::entry(SESSION, 1)).is_err());
+        }
+        drop(readers);
+        assert_eq!(open(dir.path()).unwrap().journal(&SESSION).unwrap().len(), 1);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use serde_json::json;
 
 use crate::demo::Demo;
+use crate::replay;
 use crate::reproduce::{CLAIMS, Reproduce};
 use crate::simulation::{Checker, Overrides, Report, Scenario, run};
 
@@ -62,6 +63,16 @@ enum Command {
     ///   testnet reproduce byzantine-table --quick --data /usr/share/datasets/mnist
     #[command(verbatim_doc_comment)]
     Reproduce(ReproduceArgs),
+    /// Tell a machine again what a node has recorded, and compare its answers with those of then
+    ///
+    /// A node records with `log.record_max_bytes` above 0. Its key is needed, because answers are signed. The last line of
+    /// standard output is one JSON object. Exit code 0: every answer is as it was.
+    ///
+    /// Examples:
+    ///   node start --set log.record_max_bytes=67108864
+    ///   testnet replay ~/.synod/recordings/SESSION.synr --key ~/.synod/identity.key
+    #[command(verbatim_doc_comment)]
+    Replay(Replay),
 }
 
 #[derive(Debug, Args)]
@@ -140,6 +151,30 @@ struct DemoArgs {
 }
 
 #[derive(Debug, Args)]
+struct Replay {
+    /// The recording
+    file: PathBuf,
+    /// The key of the node that recorded
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+}
+
+impl Replay {
+    fn run(&self) -> ExitCode {
+        match replay::run(&self.file, &self.key) {
+            Ok(json) => {
+                println!("{json}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("error: {error}");
+                ExitCode::from(1)
+            }
+        }
+    }
+}
+
+#[derive(Debug, Args)]
 struct Simulate {
     /// Scenario files
     #[arg(required = true)]
@@ -174,6 +209,7 @@ impl Cli {
             Command::Simulate(simulate) => simulate.run(),
             Command::Demo(demo) => demo.run(),
             Command::Reproduce(reproduce) => reproduce.run(),
+            Command::Replay(replay) => replay.run(),
         }
     }
 }

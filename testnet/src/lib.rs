@@ -4,5 +4,6 @@
 pub mod cli;
 pub mod demo;
 pub mod processes;
+pub mod replay;
 pub mod reproduce;
 pub mod simulation;

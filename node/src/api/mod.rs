@@ -1,6 +1,8 @@
 //! The node's door: one HTTP/JSON API on a Unix socket in the data directory. Who may open the socket may do everything;
 //! it listens nowhere else. The routes are in `routes`, their content in `types`.
 
+mod invites;
+mod joins;
 mod routes;
 pub mod types;
 
@@ -9,6 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use synod_config::node_config::RetentionSection;
 use synod_protocol::identity::Identity;
 use synod_storage::blobs::BlobStore;
 use synod_storage::store::Store;
@@ -43,6 +46,8 @@ pub struct Context {
     pub data_dir: DataDir,
     /// Where it computes.
     pub device: DeviceChoice,
+    /// How much is kept, and how much room stays.
+    pub retention: RetentionSection,
     /// A drill, in tests.
     pub drill: Option<Drill>,
     /// Time.

@@ -1,8 +1,7 @@
-//! The routes of the API, one function each. They read snapshots, prepare what takes long off the driver, and hand the
-//! driver finished things; none of them decides for a machine.
+//! The routes of the API, one function each; those of keys are in `invites` and `joins`. They read snapshots, prepare
+//! what takes long off the driver, and hand the driver finished things; none of them decides for a machine.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, Path, Query, Request as HttpRequest, State};
@@ -16,26 +15,18 @@ use synod_config::SessionConfig;
 use synod_config::load::{locate, parse_session};
 use synod_protocol::contract::Command;
 use synod_protocol::identity::SessionId;
-use synod_protocol::invite::{Invite, Permission};
-use synod_protocol::journal::JournalEntry;
-use synod_protocol::session::Roles;
 use synod_storage::store::{SessionRecord, Standing};
+use synod_training::factory::BuildError;
 use synod_training::worker::Worker;
 
-use super::Context;
-use super::types::{
-    ConfigView, CreateSession, Empty, JoinSession, Joined, MintInvite, Minted, NodeView, PeerView, Probed, Problem,
-    RevokeInvite, SessionView,
-};
+use super::types::{ConfigView, CreateSession, Empty, Joined, NodeView, PeerView, Problem, SessionView};
+use super::{Context, invites, joins};
 use crate::clock::unix_s;
 use crate::compute::WorkerPlan;
 use crate::driver::{NewSession, Request};
 use crate::failure::{Failure, Fault, Outcome};
-use crate::joining::Joining;
+use crate::requirements;
 use crate::rounds::{Bytes, RoundRow};
-
-/// Nobody waits for an issuer longer than this, in seconds.
-const PATIENCE_MAX_S: u64 = 3_600;
 
 /// All routes.
 pub fn router(context: Context) -> Router {
@@ -48,11 +39,11 @@ pub fn router(context: Context) -> Router {
         .route("/v1/sessions/{session}/config", get(config))
         .route("/v1/sessions/{session}/state", get(state))
         .route("/v1/sessions/{session}/rounds", get(rounds))
-        .route("/v1/sessions/{session}/invites", post(mint))
-        .route("/v1/sessions/{session}/revoke", post(revoke))
+        .route("/v1/sessions/{session}/invites", get(invites::list).post(invites::mint))
+        .route("/v1/sessions/{session}/revoke", post(invites::revoke))
         .route("/v1/sessions/{session}/leave", post(leave))
-        .route("/v1/join", post(join))
-        .route("/v1/join/probe", post(probe))
+        .route("/v1/join", post(joins::join))
+        .route("/v1/join/preview", post(joins::preview))
         .fallback(|| async { not_there("there is no such route; this node's API begins with /v1/status") })
         .method_not_allowed_fallback(|| async { not_there("this route does not take that method") })
         .with_state(context)
@@ -77,7 +68,7 @@ impl IntoResponse for Failure {
 }
 
 /// A request's JSON, whose refusal is JSON too.
-struct Body<T>(T);
+pub(super) struct Body<T>(pub(super) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Failure;
@@ -197,7 +188,7 @@ async fn rounds(
 }
 
 /// A session of this node by its name, its id, or the beginning of its id.
-async fn find(context: &Context, name: &str) -> Outcome<SessionView> {
+pub(super) async fn find(context: &Context, name: &str) -> Outcome<SessionView> {
     let all = context.driver.ask(Request::View).await?;
     let named = |session: &&SessionView| session.name == name || (name.len() >= 4 && session.id.starts_with(name));
     let mut found = all.iter().filter(named);
@@ -221,7 +212,7 @@ async fn record_of(context: &Context, name: &str) -> Outcome<(SessionRecord, Ses
     Ok((record, config))
 }
 
-fn id_of(view: &SessionView) -> SessionId {
+pub(super) fn id_of(view: &SessionView) -> SessionId {
     view.id.parse().expect("a view's id was printed by this program")
 }
 
@@ -251,12 +242,13 @@ async fn create(State(context): State<Context>, Body(wanted): Body<CreateSession
         );
         return Err(Failure::user(text));
     }
-    let worker = build_worker(&context, &config, data.clone()).await?;
+    let (worker, notes) = build_worker(&context, &config, data.clone()).await?;
     let record = record(&config, config.to_bytes(), data, Standing::Created, Vec::new());
     let answer = Joined {
         session: record.id.to_string(),
         name: record.name.clone(),
         roles: "trainer,coordinator".into(),
+        notes,
     };
     adopt(
         &context,
@@ -271,153 +263,11 @@ async fn create(State(context): State<Context>, Body(wanted): Body<CreateSession
     Ok(Json(answer))
 }
 
-async fn join(State(context): State<Context>, Body(wanted): Body<JoinSession>) -> Outcome<Json<Joined>> {
-    let invite = read_key(&context, &wanted.key).await?;
-    let grant = invite.grant().clone();
-    let known = context
-        .driver
-        .ask(Request::View)
-        .await?
-        .into_iter()
-        .any(|view| id_of(&view) == grant.session);
-    if known {
-        return Err(Failure::user(format!(
-            "this node is in session `{}` already",
-            grant.session_name
-        )));
-    }
-    let admitted = joining(&context)
-        .ask(&invite, Duration::from_secs(wanted.patience_s.min(PATIENCE_MAX_S)))
-        .await?;
-    let config = admitted.config;
-    let roles = admitted.admission.verify().map_err(Failure::environment)?.value().roles;
-    let worker = build_worker(&context, &config, wanted.data.clone()).await?;
-    let record = record(
-        &config,
-        admitted.config_bytes,
-        wanted.data,
-        Standing::Joined,
-        grant.bootstrap,
-    );
-    let answer = Joined {
-        session: record.id.to_string(),
-        name: record.name.clone(),
-        roles: roles.to_string(),
-    };
-    let entries = vec![JournalEntry::OwnAdmission(admitted.admission)];
-    adopt(
-        &context,
-        NewSession {
-            record,
-            config,
-            entries,
-            worker,
-        },
-    )
-    .await?;
-    Ok(Json(answer))
-}
-
-async fn probe(State(context): State<Context>, Body(wanted): Body<JoinSession>) -> Outcome<Json<Probed>> {
-    let invite = read_key(&context, &wanted.key).await?;
-    let problem = joining(&context)
-        .probe(&invite, Duration::from_secs(wanted.patience_s.min(PATIENCE_MAX_S)))
-        .await;
-    Ok(Json(Probed {
-        problem: problem.map(|failure| failure.message),
-    }))
-}
-
-async fn read_key(context: &Context, key: &str) -> Outcome<Invite> {
-    let invite = Invite::parse(key, unix_s()).map_err(Failure::user)?;
-    if invite.grant().issuer == context.identity.peer_id() {
-        return Err(Failure::user("this node issued that key: give it to another node"));
-    }
-    Ok(invite)
-}
-
-fn joining(context: &Context) -> Joining {
-    Joining {
-        identity: context.identity.clone(),
-        network: context.network.clone(),
-        driver: context.driver.clone(),
-    }
-}
-
-async fn mint(
-    State(context): State<Context>,
-    Path(name): Path<String>,
-    Body(wanted): Body<MintInvite>,
-) -> Outcome<Json<Minted>> {
-    let view = find(&context, &name).await?;
-    let mine = view.members.iter().find(|member| member.me);
-    let coordinates = mine.is_some_and(|member| member.roles.split(',').any(|role| role == "coordinator"));
-    if view.standing != Standing::Created && !coordinates {
-        let text = format!(
-            "only members with the role coordinator mint invites to `{}`; ask its creator {}",
-            view.name, view.creator
-        );
-        return Err(Failure::user(text));
-    }
-    let roles: Roles = wanted.roles.parse().map_err(Failure::user)?;
-    let bootstrap = match wanted.addresses.is_empty() {
-        true => reachable(context.network.listen_addresses().await.control),
-        false => wanted.addresses,
-    };
-    let expires_unix_s = unix_s().saturating_add(wanted.expires_in_s);
-    let permission = Permission {
-        roles,
-        expires_unix_s,
-        uses: wanted.uses,
-    };
-    let randomness = (random()?, random()?);
-    let invite = Invite::issue(
-        &context.identity,
-        id_of(&view),
-        view.name,
-        bootstrap,
-        permission,
-        randomness,
-    );
-    let invite = invite.map_err(Failure::user)?;
-    let block = invite.block_ids().last().expect("an invite has a block").to_string();
-    Ok(Json(Minted {
-        key: invite.to_text(),
-        block,
-        expires_unix_s,
-    }))
-}
-
-/// The addresses that an invite carries: as many as fit, those that others can use first.
-fn reachable(mut addresses: Vec<String>) -> Vec<String> {
-    let is_loopback = |address: &String| address.contains("/127.0.0.1/") || address.contains("/ip6/::1/");
-    addresses.sort_by_key(is_loopback);
-    if addresses.iter().any(|address| !is_loopback(address)) {
-        addresses.retain(|address| !is_loopback(address));
-    }
-    addresses.truncate(synod_protocol::limits::INVITE_ADDRESSES);
-    addresses
-}
-
-async fn revoke(
-    State(context): State<Context>,
-    Path(name): Path<String>,
-    Body(wanted): Body<RevokeInvite>,
-) -> Outcome<Json<Empty>> {
-    let block = wanted.block.parse().map_err(|_| {
-        Failure::user(format!(
-            "`{}` does not name an invite: take the name that `node invite explain KEY` shows",
-            wanted.block
-        ))
-    })?;
-    command(&context, &name, Command::Revoke(block)).await
-}
-
 async fn leave(State(context): State<Context>, Path(name): Path<String>) -> Outcome<Json<Empty>> {
     command(&context, &name, Command::Leave).await
 }
 
-async fn command(context: &Context, name: &str, command: Command) -> Outcome<Json<Empty>> {
+pub(super) async fn command(context: &Context, name: &str, command: Command) -> Outcome<Json<Empty>> {
     let session = id_of(&find(context, name).await?);
     context
         .driver
@@ -428,12 +278,17 @@ async fn command(context: &Context, name: &str, command: Command) -> Outcome<Jso
 
 // ---- what they share ------------------------------------------------------------------------------------------------
 
-async fn adopt(context: &Context, new: NewSession) -> Outcome {
+pub(super) async fn adopt(context: &Context, new: NewSession) -> Outcome {
     context.driver.ask(|reply| Request::Adopt(Box::new(new), reply)).await?
 }
 
-/// Reads the data and sets up the device, so that what will not do is refused now and not in the first round.
-async fn build_worker(context: &Context, config: &SessionConfig, data: Option<String>) -> Outcome<Worker> {
+/// Reads the data and sets up the device, so that what will not do is refused now and not in the first round. With the
+/// worker come notes for the operator.
+pub(super) async fn build_worker(
+    context: &Context,
+    config: &SessionConfig,
+    data: Option<String>,
+) -> Outcome<(Worker, Vec<String>)> {
     let data = data.map(PathBuf::from);
     let needs = synod_training::factory::required_data(&config.training);
     if needs.text && data.is_none() {
@@ -442,28 +297,29 @@ async fn build_worker(context: &Context, config: &SessionConfig, data: Option<St
             config.name, needs.sentence
         )));
     }
-    let (config, member, device, drill) = (
-        config.clone(),
-        context.identity.peer_id(),
-        context.device,
-        context.drill,
-    );
+    let plan = WorkerPlan {
+        config: config.clone(),
+        member: context.identity.peer_id(),
+        data,
+        device: context.device,
+        drill: context.drill,
+        member_states: Vec::new(),
+    };
     blocking(move || {
-        WorkerPlan {
-            config,
-            member,
-            data,
-            device,
-            drill,
-            member_states: Vec::new(),
-        }
-        .build()
-        .map_err(Failure::user)
+        let worker = plan.build().map_err(|error| match error {
+            BuildError::Device(_) | BuildError::NoEngine => Failure::environment(error),
+            _ => Failure::user(error),
+        })?;
+        let text = plan.data.filter(|_| needs.text);
+        Ok((
+            worker,
+            text.iter().filter_map(|path| requirements::doubt(path)).collect(),
+        ))
     })
     .await
 }
 
-fn record(
+pub(super) fn record(
     config: &SessionConfig,
     bytes: Vec<u8>,
     data: Option<String>,
@@ -482,18 +338,11 @@ fn record(
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Outcome<T> + Send + 'static) -> Outcome<T> {
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Outcome<T> + Send + 'static) -> Outcome<T> {
     let ended = tokio::task::spawn_blocking(work).await;
     ended.unwrap_or_else(|error| {
         Err(Failure::environment(format!(
             "that crashed ({error}): please report it"
         )))
     })
-}
-
-fn random<const N: usize>() -> Outcome<[u8; N]> {
-    let mut bytes = [0; N];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| Failure::environment(format!("the system gives no random numbers: {error}")))?;
-    Ok(bytes)
 }

@@ -9,6 +9,7 @@ use synod_protocol::status::{MemberStatus, SessionStatus};
 use synod_storage::store::Standing;
 
 use crate::failure::{Failure, Fault};
+use crate::requirements::Need;
 use crate::rounds::{Bytes, RoundRow};
 use crate::session_runtime::SessionRuntime;
 
@@ -242,6 +243,8 @@ pub struct Joined {
     pub name: String,
     /// This node's roles in it.
     pub roles: String,
+    /// What the operator should look at, if anything.
+    pub notes: Vec<String>,
 }
 
 /// `POST /v1/sessions/{session}/invites`.
@@ -268,14 +271,62 @@ pub struct Minted {
     pub expires_unix_s: u64,
 }
 
+/// `GET /v1/sessions/{session}/invites`: one key that this node issued.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InviteView {
+    /// Names it, for revoking.
+    pub block: String,
+    /// Roles that it gives; none for a key that somebody narrowed from one of this node's.
+    pub roles: Option<String>,
+    /// How many may join with it; none for a narrowed one.
+    pub uses: Option<u32>,
+    /// How many were admitted on it, or on keys narrowed from it.
+    pub spent: u32,
+    /// How many more may join.
+    pub left: Option<u32>,
+    /// When it ends, in seconds since the Unix epoch.
+    pub expires_unix_s: Option<u64>,
+    /// When it was made.
+    pub minted_unix_s: Option<u64>,
+    /// Whether it still opens.
+    pub standing: InviteStanding,
+}
+
+/// Whether a key still opens, by the issuer's clock and count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InviteStanding {
+    /// Somebody may join with it.
+    Open,
+    /// All its uses are spent.
+    UsedUp,
+    /// Its time is over.
+    Expired,
+    /// It was revoked.
+    Revoked,
+    /// It was narrowed by a holder, who alone knows what it permits; somebody has joined with it.
+    Narrowed,
+}
+
 /// `POST /v1/sessions/{session}/revoke`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RevokeInvite {
-    /// The block to void.
-    pub block: String,
+    /// The key, its name, or the beginning of its name.
+    pub invite: String,
 }
 
-/// `POST /v1/join`, and `POST /v1/join/probe`, which only looks whether the issuer can be reached.
+/// Its answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revoked {
+    /// The key's name.
+    pub block: String,
+    /// Whether it was void before.
+    pub already: bool,
+    /// How many have joined with it, or with keys narrowed from it; they stay.
+    pub spent: u32,
+}
+
+/// `POST /v1/join`, and `POST /v1/join/preview`, which only says what is missing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JoinSession {
     /// The invite key.
@@ -286,11 +337,26 @@ pub struct JoinSession {
     pub patience_s: u64,
 }
 
-/// Answers `POST /v1/join/probe`.
+/// Answers `POST /v1/join/preview`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Probed {
-    /// Why the issuer cannot be reached; none if it can.
-    pub problem: Option<String>,
+pub struct Preview {
+    /// Whether nothing is missing.
+    pub ready: bool,
+    /// Each requirement, with what there is and what is needed.
+    pub needs: Vec<Need>,
+    /// The session's whole configuration, if its issuer has told it.
+    pub config: Option<serde_json::Value>,
+}
+
+impl Preview {
+    /// A preview of these.
+    pub fn of(needs: Vec<Need>, config: Option<serde_json::Value>) -> Self {
+        Self {
+            ready: needs.iter().all(|need| need.good),
+            needs,
+            config,
+        }
+    }
 }
 
 /// `GET /v1/peers`: one connected peer.

@@ -14,6 +14,7 @@ use crate::api::types::NodeView;
 use crate::cli::JsonArgs;
 use crate::data_dir::DataDir;
 use crate::failure::{Failure, Outcome};
+use crate::requirements::available_memory_bytes;
 
 /// Memory that a small session needs at least.
 const LEAST_MEMORY_BYTES: u64 = 512 << 20;
@@ -140,10 +141,7 @@ fn tempfile_in(dir: &DataDir) -> std::io::Result<()> {
 
 fn key(dir: &DataDir) -> Finding {
     if !dir.key().exists() {
-        return bad(
-            "key",
-            format!("{} is not there: make a node with `node init`", dir.key().display()),
-        );
+        return bad("key", dir.without_key());
     }
     match keys::load(&dir.key()) {
         Ok(secret) => good("key", synod_protocol::identity::Identity::from_secret(secret).peer_id()),
@@ -182,12 +180,7 @@ fn disk(dir: &DataDir, config: &NodeConfig) -> Finding {
 }
 
 fn memory() -> Finding {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-    let available = line
-        .and_then(|line| line.trim().strip_suffix(" kB"))
-        .and_then(|kb| kb.trim().parse::<u64>().ok());
-    match available.map(|kb| kb * 1024) {
+    match available_memory_bytes() {
         None => warning("memory", "how much is available is not known on this system"),
         Some(free) if free < LEAST_MEMORY_BYTES => warning(
             "memory",

@@ -34,6 +34,8 @@ struct Report {
     origin: String,
     state: Option<String>,
     heldout: bool,
+    /// With `heldout`: whether text was split as the model's session splits it, and not by defaults.
+    session_windows: bool,
     texts: Vec<Measured>,
     /// Mean over all tokens of all texts.
     loss: f64,
@@ -56,6 +58,7 @@ pub fn run(dir: &DataDir, args: &EvaluateArgs, terminal: Terminal) -> Outcome {
         origin: model.origin,
         state: model.state,
         heldout: args.heldout,
+        session_windows: model.settings_known,
         texts,
         loss,
         tokens,
@@ -77,7 +80,11 @@ fn table(report: &Report) -> String {
         format!("{:.4}", report.loss),
         report.tokens.to_string(),
     ]);
-    format!("{}\n{table}", report.origin)
+    let doubt = match report.heldout && !report.session_windows {
+        true => "\nThe folder does not say how its session splits text (it has no synod.json): defaults were used.",
+        false => "",
+    };
+    format!("{}\n{table}{doubt}", report.origin)
 }
 
 /// The windows that the session keeps out of training.

@@ -26,8 +26,11 @@ pub fn run(dir: &DataDir, args: &InitArgs, terminal: Terminal) -> Outcome {
             dir.config().display()
         )));
     }
-    dir.create()
-        .map_err(|error| Failure::environment(format!("cannot make the folder {dir}: {error}")))?;
+    dir.create().map_err(|error| {
+        Failure::environment(format!(
+            "cannot make the folder {dir}: {error}; choose another --data-dir"
+        ))
+    })?;
     // A key without settings is one that was restored, or whose init was cut short: it stays who it is.
     let secret = if dir.key().exists() {
         terminal.tell(format!("keeps  the identity in {}", dir.key().display()));

@@ -1,40 +1,59 @@
-//! `node invite`: mint, explain, narrow and revoke keys.
-//! Minting and revoking are the running node's; explaining and narrowing need no node and ask nobody.
+//! `node invite`: mint, list, explain, narrow and revoke keys.
+//! Minting, listing and revoking are the running node's; explaining and narrowing need no node and ask nobody.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
-use synod_protocol::invite::{Invite, PREFIX, Permission};
+use synod_protocol::invite::{Invite, Permission};
 use synod_protocol::session::Roles;
 
-use super::{Terminal, client, converse, seconds};
-use crate::api::types::{Empty, MintInvite, Minted, RevokeInvite, SessionView};
+use super::status::word;
+use super::table::Table;
+use super::{Terminal, client, converse, key, seconds};
+use crate::api::types::{InviteView, MintInvite, Minted, RevokeInvite, Revoked};
 use crate::cli::{InviteAction, InviteArgs};
 use crate::client::session_path;
 use crate::clock::unix_s;
 use crate::data_dir::DataDir;
 use crate::failure::{Failure, Outcome};
+use crate::invite_book;
+use crate::readable::span;
+
+/// A key that outlives ten years is a typing error, or ought to be a new key.
+const LONGEST_S: u64 = 3_650 * 86_400;
 
 /// Does what was asked for.
 pub fn run(dir: &DataDir, args: &InviteArgs, terminal: Terminal) -> Outcome {
     match &args.action {
         None => mint(dir, args, terminal),
-        Some(InviteAction::Explain { key, json }) => explain(key, *json, terminal),
+        Some(InviteAction::List { session, json }) => list(dir, session, *json, terminal),
+        Some(InviteAction::Explain { key, json }) => explain(&key::read(key)?, *json, terminal),
         Some(InviteAction::Narrow {
             key,
             role,
             expires,
             uses,
+            json,
         }) => {
             let wanted = Narrowing {
                 role: role.as_deref(),
                 expires: expires.as_deref(),
                 uses: *uses,
             };
-            terminal.print(narrow(key, &wanted)?.to_text());
+            let narrowed = narrow(&key::read(key)?, &wanted)?;
+            let (key, block) = (narrowed.to_text(), invite_book::name(&narrowed).to_string());
+            let expires_unix_s = narrowed.permission().expires_unix_s;
+            match json {
+                true => terminal.print_json(&Minted {
+                    key,
+                    block,
+                    expires_unix_s,
+                }),
+                false => terminal.print(key),
+            }
             Ok(())
         }
-        Some(InviteAction::Revoke { session, key }) => revoke(dir, session, key, terminal),
+        Some(InviteAction::Revoke { session, key, json }) => revoke(dir, session, key, *json, terminal),
     }
 }
 
@@ -44,9 +63,14 @@ fn mint(dir: &DataDir, args: &InviteArgs, terminal: Terminal) -> Outcome {
         .role
         .parse()
         .map_err(|error| Failure::user(format!("--role: {error}")))?;
+    let expires_in_s = seconds("--expires", &args.expires)?;
+    if expires_in_s > LONGEST_S {
+        let text = format!("--expires {}: a key may live 3650 days at most", args.expires);
+        return Err(Failure::user(text));
+    }
     let wanted = MintInvite {
         roles: roles.to_string(),
-        expires_in_s: seconds("--expires", &args.expires)?,
+        expires_in_s,
         uses: args.uses,
         addresses: args.address.clone(),
     };
@@ -107,10 +131,10 @@ fn describe(key: &Explained, now: u64) -> String {
         Some(problem) => format!("NO: {problem}"),
     };
     let left = match key.expires_unix_s.checked_sub(now).filter(|left| *left > 0) {
-        Some(left) => format!("in {}", rough(left)),
+        Some(left) => format!("in {}", span(left)),
         None => format!(
             "EXPIRED {} ago: ask the issuer for a new one",
-            rough(now - key.expires_unix_s)
+            span(now - key.expires_unix_s)
         ),
     };
     let mut lines = vec![
@@ -128,15 +152,6 @@ fn describe(key: &Explained, now: u64) -> String {
     ];
     lines.extend(key.bootstrap.iter().map(|address| format!("address   {address}")));
     lines.join("\n")
-}
-
-fn rough(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7_200 => format!("{} min", seconds / 60),
-        7_200..172_800 => format!("{} h", seconds / 3_600),
-        _ => format!("{} days", seconds / 86_400),
-    }
 }
 
 struct Narrowing<'a> {
@@ -180,21 +195,58 @@ fn expiry(in_seconds: u64) -> u64 {
         .map_or(u64::MAX, |since| since.as_secs())
 }
 
-fn revoke(dir: &DataDir, session: &str, key: &str, terminal: Terminal) -> Outcome {
+fn list(dir: &DataDir, session: &str, json: bool, terminal: Terminal) -> Outcome {
     let client = client(dir)?;
-    let path = session_path(session, "");
-    let block = match key.trim().starts_with(PREFIX) {
-        true => {
-            let invite = Invite::decode(key).map_err(Failure::user)?;
-            let view: SessionView = converse(async { client.get(&path).await })?;
-            let named = view.id.parse().map_err(Failure::environment)?;
-            invite.expect_session(&named).map_err(Failure::user)?;
-            invite.block_ids().last().expect("an invite has a block").to_string()
-        }
-        false => key.to_owned(),
+    let path = session_path(session, "/invites");
+    let invites: Vec<InviteView> = converse(async { client.get(&path).await })?;
+    if json {
+        terminal.print_json(&invites);
+        return Ok(());
+    }
+    if invites.is_empty() {
+        terminal.tell(format!("this node has minted no key: `node invite {session}`"));
+        return Ok(());
+    }
+    let mut table = Table::new(&["name", "roles", "joined", "uses left", "expires", "standing"]);
+    let (now, unknown) = (unix_s(), || "–".to_owned());
+    for one in invites {
+        let expires = one.expires_unix_s.map(|at| match at.checked_sub(now) {
+            Some(left) => format!("in {}", span(left)),
+            None => format!("{} ago", span(now - at)),
+        });
+        table.row([
+            one.block,
+            one.roles.unwrap_or_else(unknown),
+            one.spent.to_string(),
+            one.left.map_or_else(unknown, |left| left.to_string()),
+            expires.unwrap_or_else(unknown),
+            word(&one.standing),
+        ]);
+    }
+    terminal.print(table.to_string());
+    Ok(())
+}
+
+fn revoke(dir: &DataDir, session: &str, invite: &str, json: bool, terminal: Terminal) -> Outcome {
+    let wanted = RevokeInvite {
+        invite: key::read(invite)?,
     };
-    let wanted = RevokeInvite { block };
-    let _: Empty = converse(async { client.post(&format!("{path}/revoke"), &wanted).await })?;
-    terminal.tell("revoked: nobody joins with that key any more; who has joined stays");
+    let client = client(dir)?;
+    let path = session_path(session, "/revoke");
+    let revoked: Revoked = converse(async { client.post(&path, &wanted).await })?;
+    if json {
+        terminal.print_json(&revoked);
+        return Ok(());
+    }
+    let Revoked { block, already, spent } = revoked;
+    let stay = match spent {
+        0 => "nobody had".to_owned(),
+        1 => "1 member has, and stays".to_owned(),
+        more => format!("{more} members have, and stay"),
+    };
+    match already {
+        true => terminal.tell(format!("{block} was revoked before: nobody joins with it ({stay})")),
+        false => terminal.tell(format!("revoked {block}: nobody joins with that key any more ({stay})")),
+    }
     Ok(())
 }

@@ -1,33 +1,33 @@
-//! `node join KEY`: the running node asks the issuer and becomes a member; `--dry-run` only says what is missing.
-//! Everything that can be checked here is checked before anybody is asked.
+//! `node join KEY`: the running node looks whether it can take part, asks the issuer and becomes a member; `--dry-run`
+//! only says what is missing, by the issuer's word where it answers. No use of the key is spent before all is there.
 
-use std::path::Path;
-
-use serde::Serialize;
 use synod_protocol::invite::Invite;
-use synod_training::data::read_documents;
 
-use super::{Terminal, absolute, bytes, client, converse, settings};
-use crate::api::types::{JoinSession, Joined, Probed};
+use super::{Terminal, absolute, client, converse, key, settings};
+use crate::api::types::{JoinSession, Joined, Preview};
 use crate::cli::JoinArgs;
 use crate::clock::unix_s;
 use crate::data_dir::DataDir;
 use crate::failure::{Failure, Outcome};
+use crate::requirements::{self, Need};
 
-/// How long a dry run tries to reach the issuer, in seconds.
-const PROBE_S: u64 = 10;
+/// How long the issuer is asked where the operator says nothing, in seconds.
+const PATIENCE_S: u64 = 60;
+/// The same for a dry run, which may be repeated.
+const DRY_RUN_PATIENCE_S: u64 = 10;
 
 /// Joins, or says what is missing.
 pub fn run(dir: &DataDir, args: &JoinArgs, terminal: Terminal) -> Outcome {
+    let key = key::read(&args.key)?;
     if args.dry_run {
-        return dry_run(dir, args, terminal);
+        return dry_run(dir, key, args, terminal);
     }
-    let invite = Invite::parse(&args.key, unix_s()).map_err(Failure::user)?;
+    let invite = Invite::parse(&key, unix_s()).map_err(Failure::user)?;
     let grant = invite.grant();
     let wanted = JoinSession {
-        key: args.key.clone(),
+        key,
         data: absolute(args.data.as_deref())?,
-        patience_s: args.timeout,
+        patience_s: args.timeout.unwrap_or(PATIENCE_S),
     };
     let client = client(dir)?;
     if !args.json {
@@ -36,144 +36,85 @@ pub fn run(dir: &DataDir, args: &JoinArgs, terminal: Terminal) -> Outcome {
             grant.issuer, grant.session_name
         ));
     }
-    let joined: Joined = converse(async { client.post("/v1/join", &wanted).await })?;
+    let joined: Joined = converse(async { client.post_long("/v1/join", &wanted).await })?;
     match args.json {
         true => terminal.print_json(&joined),
-        false => terminal.tell(format!(
-            "joined `{}` as {}   {}\nnext   `node status --watch`",
-            joined.name, joined.roles, joined.session
-        )),
+        false => {
+            joined
+                .notes
+                .iter()
+                .for_each(|note| terminal.print(format!("note   {note}")));
+            terminal.tell(format!(
+                "joined `{}` as {}   {}\nnext   `node status --watch`",
+                joined.name, joined.roles, joined.session
+            ));
+        }
     }
     Ok(())
 }
 
-/// One thing that joining needs.
-#[derive(Serialize)]
-struct Need {
-    what: &'static str,
-    good: bool,
-    finding: String,
-}
-
-fn dry_run(dir: &DataDir, args: &JoinArgs, terminal: Terminal) -> Outcome {
-    let needs = [
-        key(&args.key),
-        data(args.data.as_deref()),
-        disk(dir),
-        device(dir),
-        issuer(dir, &args.key),
-    ];
+fn dry_run(dir: &DataDir, key: String, args: &JoinArgs, terminal: Terminal) -> Outcome {
+    let preview = preview(dir, key, args)?;
     match args.json {
-        true => terminal.print_json(&needs),
+        true => terminal.print_json(&preview),
         false => {
-            for Need { what, good, finding } in &needs {
-                terminal.print(format!(
-                    "{} {what:<8} {finding}",
-                    if *good { "ok     " } else { "MISSING" }
-                ));
+            for Need {
+                what, good, finding, ..
+            } in &preview.needs
+            {
+                let mark = if *good { "ok     " } else { "MISSING" };
+                terminal.print(format!("{mark} {what:<8} {finding}"));
+            }
+            if terminal.verbose
+                && let Some(config) = &preview.config
+            {
+                terminal.print(format!("\n{config:#}"));
             }
         }
     }
-    match needs.iter().filter(|need| !need.good).count() {
+    let missing = preview.needs.iter().filter(|need| !need.good);
+    match missing.clone().count() {
         0 => Ok(()),
-        missing => Err(Failure::user(format!(
-            "{missing} of {} things are missing; nothing was joined",
-            needs.len()
+        count => Err(Failure::user(format!(
+            "{count} of {} things are missing ({}); nothing was joined, and no use of the key was spent",
+            preview.needs.len(),
+            missing.map(|need| need.what.as_str()).collect::<Vec<_>>().join(", ")
         ))),
     }
 }
 
-fn need(what: &'static str, finding: Outcome<String>) -> Need {
-    match finding {
-        Ok(finding) => Need {
-            what,
-            good: true,
-            finding,
-        },
-        Err(failure) => Need {
-            what,
-            good: false,
-            finding: failure.message,
-        },
+fn preview(dir: &DataDir, key: String, args: &JoinArgs) -> Outcome<Preview> {
+    let client = client(dir)?;
+    let invite = Invite::parse(&key, unix_s());
+    let running = converse(async { Ok(client.is_running().await) })?;
+    if running && invite.is_ok() {
+        let data = args.data.as_deref().map(std::path::absolute).transpose();
+        let data = data.map_err(|error| Failure::user(format!("--data: {error}")))?;
+        let wanted = JoinSession {
+            key,
+            data: data.map(|path| path.display().to_string()),
+            patience_s: args.timeout.unwrap_or(DRY_RUN_PATIENCE_S),
+        };
+        return converse(async { client.post_long("/v1/join/preview", &wanted).await });
     }
-}
-
-fn key(key: &str) -> Need {
-    let read = Invite::parse(key, unix_s()).map_err(Failure::user);
-    need(
-        "key",
-        read.map(|invite| {
-            format!(
-                "genuine, for `{}` as {}",
-                invite.grant().session_name,
-                invite.permission().roles
-            )
-        }),
-    )
-}
-
-fn data(path: Option<&Path>) -> Need {
-    let Some(path) = path else {
-        let text = "none given: only sessions with a synthetic objective need none; else give --data PATH";
-        return need("data", Err(Failure::user(text)));
+    // Nobody can be asked: what this command sees by itself.
+    let config = settings(dir, &[])?;
+    let node = match running {
+        true => Ok("running; the issuer was not asked, for want of a key that can be used".to_owned()),
+        false => Err(Failure::environment(format!(
+            "no node is running on {dir}, so the issuer was not asked: start it with `node start`"
+        ))),
     };
-    let read = read_documents(path).map_err(Failure::user);
-    need(
-        "data",
-        read.and_then(|documents| {
-            let count: u64 = documents.texts.iter().map(|text| text.len() as u64).sum();
-            match count {
-                0 => Err(Failure::user(format!("{} holds no text", path.display()))),
-                _ => Ok(format!(
-                    "{} in {} documents (the session's least is known once admitted)",
-                    bytes(count),
-                    documents.texts.len()
-                )),
-            }
-        }),
-    )
-}
-
-fn disk(dir: &DataDir) -> Need {
-    let least = settings(dir, &[]).map(|config| config.retention.min_free_bytes);
-    need(
-        "disk",
-        least.and_then(|least| match dir.free_bytes() {
-            Ok(free) if free >= least => Ok(format!("{} free around {dir}", bytes(free))),
-            Ok(free) => Err(Failure::environment(format!(
-                "{} free around {dir}, {} are asked for: free some space",
-                bytes(free),
-                bytes(least)
-            ))),
-            Err(error) => Err(Failure::environment(format!("{dir}: {error}"))),
-        }),
-    )
-}
-
-fn device(dir: &DataDir) -> Need {
-    let chosen = settings(dir, &[]).map(|config| config.device());
-    need(
-        "device",
-        chosen.and_then(|device| match device.open() {
-            Ok(_) => Ok(device.to_string()),
-            Err(error) => Err(Failure::environment(error)),
-        }),
-    )
-}
-
-fn issuer(dir: &DataDir, key: &str) -> Need {
-    let wanted = JoinSession {
-        key: key.to_owned(),
-        data: None,
-        patience_s: PROBE_S,
+    let key = match &invite {
+        Ok(invite) => requirements::key(invite, None, unix_s()),
+        Err(error) => Need::of("key", Err(Failure::user(error))),
     };
-    let probed =
-        client(dir).and_then(|client| converse(async { client.post::<Probed>("/v1/join/probe", &wanted).await }));
-    need(
-        "issuer",
-        probed.and_then(|probed| match probed.problem {
-            None => Ok("reachable".to_owned()),
-            Some(problem) => Err(Failure::environment(problem)),
-        }),
-    )
+    let needs = vec![
+        key,
+        Need::of("node", node),
+        requirements::data(args.data.as_deref(), None),
+        requirements::disk(dir, &config.retention, None),
+        requirements::device(config.device()),
+    ];
+    Ok(Preview::of(needs, None))
 }

@@ -14,6 +14,12 @@ pub fn run(dir: &DataDir, args: &LogArgs, terminal: Terminal) -> Outcome {
     let rows = rounds_of(dir, &args.session, args.from)?;
     match args.json {
         true => terminal.print_json(&rows),
+        false if rows.is_empty() && args.from > 0 => {
+            terminal.tell(format!(
+                "no round from {} on is settled yet: see `node status`",
+                args.from
+            ));
+        }
         false if rows.is_empty() => terminal.tell("no round is settled yet: see `node status`"),
         false => terminal.print(table(&rows).to_string()),
     }

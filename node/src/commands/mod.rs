@@ -8,6 +8,7 @@ pub mod generate;
 pub mod init;
 pub mod invite;
 pub mod join;
+mod key;
 pub mod leave;
 pub mod log;
 mod model_source;
@@ -28,6 +29,7 @@ use synod_config::{NodeConfig, Override, load_node};
 use crate::client::Client;
 use crate::data_dir::DataDir;
 use crate::failure::{Failure, Outcome};
+use crate::readable::bytes;
 
 /// How much a command says.
 #[derive(Debug, Clone, Copy)]
@@ -112,16 +114,6 @@ fn short(id: &str) -> &str {
     match id.strip_prefix("12D3KooW") {
         Some(_) => &id[id.len() - 8..],
         None => id.get(..8).unwrap_or(id),
-    }
-}
-
-/// Bytes for people.
-fn bytes(count: u64) -> String {
-    match count {
-        0..10_000 => format!("{count} B"),
-        10_000..10_000_000 => format!("{:.1} kB", count as f64 / 1e3),
-        10_000_000..10_000_000_000 => format!("{:.1} MB", count as f64 / 1e6),
-        _ => format!("{:.1} GB", count as f64 / 1e9),
     }
 }
 

@@ -5,14 +5,12 @@ use std::path::Path;
 
 use synod_aggregation::OuterState;
 use synod_config::SessionConfig;
-use synod_protocol::identity::SessionId;
 use synod_protocol::journal::JournalEntry;
 use synod_storage::blobs::BlobStore;
-use synod_storage::lock::DataLock;
 use synod_storage::rocks_store::RocksStore;
 use synod_storage::store::{SessionRecord, Store};
 use synod_training::config::{TrainingConfig, Vocabulary};
-use synod_training::interchange::import_model;
+use synod_training::interchange::{import_model, read_training};
 use synod_training::models::DecoderShape;
 
 use super::{client, converse};
@@ -24,8 +22,10 @@ use crate::rounds::RoundRow;
 
 /// A model and what is known of it.
 pub struct Model {
-    /// How it was trained; of an exported folder, its shape and defaults.
+    /// How it was trained.
     pub training: TrainingConfig,
+    /// Whether that is what its session says; else it is the model's shape with defaults.
+    pub settings_known: bool,
     /// θ, flat.
     pub parameters: Vec<f32>,
     /// For the operator: the session and round, or the folder.
@@ -39,6 +39,10 @@ pub fn model(dir: &DataDir, name: &str) -> Outcome<Model> {
     let folder = Path::new(name);
     match folder.join("config.json").is_file() {
         true => exported(folder),
+        // No session's name has a slash.
+        false if name.contains('/') => Err(Failure::user(format!(
+            "{name} is no folder that `node export` wrote: there is no config.json in it"
+        ))),
         false => of_session(dir, name),
     }
 }
@@ -70,6 +74,7 @@ pub fn of_session(dir: &DataDir, name: &str) -> Outcome<Model> {
     let origin = format!("session `{}` after round {round}", config.name);
     Ok(Model {
         training: config.training,
+        settings_known: true,
         parameters,
         origin,
         state: Some(state),
@@ -82,8 +87,8 @@ pub fn rounds_of(dir: &DataDir, name: &str, from: u64) -> Outcome<Vec<RoundRow>>
     if converse(async { Ok(client.is_running().await) })? {
         return converse(async { client.get(&session_path(name, &format!("/rounds?from={from}"))).await });
     }
-    let store = RocksStore::open(DataLock::acquire(dir.root())?)?;
-    let rows = store.rounds(&record(&store, name)?.id, from)?;
+    let (store, record) = stored(dir, name)?;
+    let rows = store.rounds(&record.id, from)?;
     Ok(rows
         .iter()
         .filter_map(|(_, row)| serde_json::from_slice(row).ok())
@@ -93,8 +98,7 @@ pub fn rounds_of(dir: &DataDir, name: &str, from: u64) -> Outcome<Vec<RoundRow>>
 type Stored = (SessionConfig, u64, String, Vec<u8>);
 
 fn stored_state(dir: &DataDir, name: &str) -> Outcome<Stored> {
-    let store = RocksStore::open(DataLock::acquire(dir.root())?)?;
-    let record = record(&store, name)?;
+    let (store, record) = stored(dir, name)?;
     let config = SessionConfig::from_bytes(&record.config).map_err(Failure::environment)?;
     let settled = store
         .journal(&record.id)?
@@ -106,31 +110,39 @@ fn stored_state(dir: &DataDir, name: &str) -> Outcome<Stored> {
         });
     let (round, state) =
         settled.ok_or_else(|| Failure::user(format!("session `{}` has settled nothing yet", record.name)))?;
-    let bytes = BlobStore::open(dir.root())?.read(&state)?;
+    let bytes = BlobStore::open_to_read(dir.root()).read(&state)?;
     Ok((config, round, state.to_string(), bytes))
 }
 
-fn record(store: &dyn Store, name: &str) -> Outcome<SessionRecord> {
-    let id: Option<SessionId> = name.parse().ok();
-    let found = store
-        .sessions()?
-        .into_iter()
-        .find(|record| record.name == name || Some(record.id) == id);
-    found.ok_or_else(|| {
+/// A session of a stopped node by its name, its id, or the beginning of its id, in the store opened for reading.
+fn stored(dir: &DataDir, name: &str) -> Outcome<(RocksStore, SessionRecord)> {
+    let unknown = || {
         Failure::user(format!(
-            "no node is running, and there is no session `{name}` in the folder"
+            "no node is running on {dir}, and there is no session `{name}` in the folder: `node start`, then `node session list`"
         ))
-    })
+    };
+    let store = RocksStore::open_to_read(dir.root())?.ok_or_else(unknown)?;
+    let is_named =
+        |record: &SessionRecord| record.name == name || (name.len() >= 4 && record.id.to_string().starts_with(name));
+    let mut found = store.sessions()?.into_iter().filter(is_named);
+    match (found.next(), found.next()) {
+        (Some(one), None) => Ok((store, one)),
+        (Some(_), Some(_)) => Err(Failure::user(format!("`{name}` names several sessions: give the id"))),
+        (None, _) => Err(unknown()),
+    }
 }
 
 fn exported(folder: &Path) -> Outcome<Model> {
     let (model, parameters) = import_model(folder).map_err(Failure::user)?;
+    let kept = read_training(folder).map_err(Failure::user)?;
+    let settings_known = kept.is_some();
     let training = TrainingConfig {
         model,
-        ..TrainingConfig::default()
+        ..kept.unwrap_or_default()
     };
     Ok(Model {
         training,
+        settings_known,
         parameters,
         origin: folder.display().to_string(),
         state: None,

@@ -25,10 +25,13 @@ pub fn create(dir: &DataDir, args: &CreateArgs, terminal: Terminal) -> Outcome {
         data: absolute(args.data.as_deref())?,
     };
     let client = client(dir)?;
-    let joined: Joined = converse(async { client.post("/v1/sessions", &wanted).await })?;
+    let joined: Joined = converse(async { client.post_long("/v1/sessions", &wanted).await })?;
     if args.json {
         terminal.print_json(&joined);
         return Ok(());
+    }
+    for note in &joined.notes {
+        terminal.print(format!("note    {note}"));
     }
     terminal.tell(format!("session {}   {}", joined.name, joined.session));
     terminal.tell(format!(

@@ -70,6 +70,13 @@ pub enum NetworkError {
     },
 }
 
+/// Whether `text` is an address that others can dial; else why not.
+pub fn check_address(text: &str) -> Result<(), String> {
+    let read = text.parse::<libp2p::Multiaddr>();
+    read.map(|_| ())
+        .map_err(|error| format!("`{text}` is not a multiaddr ({error}): write /ip4/203.0.113.5/udp/7600/quic-v1, say"))
+}
+
 /// The running network: the handle to command it and the events it reports.
 #[derive(Debug)]
 pub struct Network {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use synod_protocol::contract::{FetchFailure, Input, Output, Time};
 use synod_protocol::event::Event;
 use synod_protocol::identity::{BlobId, Identity, PeerId, SessionId};
-use synod_protocol::invite::{Invite, Permission};
+use synod_protocol::invite::{Invite, InviteProof, Permission};
 use synod_protocol::journal::JournalEntry;
 use synod_protocol::machine::{Machine, SessionInfo};
 use synod_protocol::message::Message;
@@ -115,15 +115,30 @@ impl World {
 
     /// Shows the invite to the issuer; on a yes the joiner's machine starts.
     pub fn join(&mut self, invite: &Invite, joiner: PeerId) -> Message {
+        let (answer, _) = self.show(invite, joiner, Message::Join);
+        if let Message::Admitted(welcome) = &answer {
+            let entry = JournalEntry::OwnAdmission(welcome.admission.clone());
+            self.nodes.get_mut(&joiner).unwrap().journal.push(entry);
+            self.start(joiner);
+        }
+        answer
+    }
+
+    /// Asks the issuer what the invite would bring: its answer, and how many other outputs there were.
+    pub fn ask(&mut self, invite: &Invite, joiner: PeerId) -> (Message, usize) {
+        self.show(invite, joiner, Message::Ask)
+    }
+
+    fn show(&mut self, invite: &Invite, joiner: PeerId, question: fn(Box<InviteProof>) -> Message) -> (Message, usize) {
         let identity = self.nodes[&joiner].identity.clone();
-        let proof = invite.prove(&joiner, vec![]);
-        let join = Signed::new(&identity, SESSION, &Message::Join(Box::new(proof)));
+        let question = question(Box::new(invite.prove(&joiner, vec![])));
+        let question = Signed::new(&identity, SESSION, &question);
         let now = self.now;
         let issuer = self.nodes.get_mut(&self.creator).unwrap();
         let outputs = issuer.machine.as_mut().unwrap().handle(
             now,
             Input::Message {
-                message: join.verify().unwrap(),
+                message: question.verify().unwrap(),
                 carrier: Some(joiner),
             },
         );
@@ -131,14 +146,9 @@ impl World {
             Output::Send { to, message } if *to == joiner => Some(message.verify().unwrap().value().clone()),
             _ => None,
         });
+        let others = outputs.len() - 1;
         self.execute(self.creator, outputs);
-        let answer = answer.expect("an issuer answers every join");
-        if let Message::Admitted(welcome) = &answer {
-            let entry = JournalEntry::OwnAdmission(welcome.admission.clone());
-            self.nodes.get_mut(&joiner).unwrap().journal.push(entry);
-            self.start(joiner);
-        }
-        answer
+        (answer.expect("an issuer answers whoever shows a key"), others)
     }
 
     pub fn start(&mut self, peer: PeerId) {

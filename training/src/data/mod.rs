@@ -10,7 +10,7 @@ mod documents;
 mod windows;
 
 pub use batch::{Batch, BatchError};
-pub use documents::{DOCUMENT_SEPARATOR, read_documents};
+pub use documents::{DOCUMENT_SEPARATOR, Documents, read_documents};
 pub use windows::{Dataset, Windows};
 
 use std::path::PathBuf;

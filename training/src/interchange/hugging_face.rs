@@ -23,6 +23,8 @@ pub struct ExportOptions<'a> {
     pub shard_bytes: u64,
     /// The session's `tokenizer.json`, to be copied into the folder where the vocabulary is not bytes.
     pub tokenizer: Option<&'a Path>,
+    /// How the model was trained, to be kept beside it for those who measure it later.
+    pub training: Option<&'a TrainingConfig>,
 }
 
 impl Default for ExportOptions<'_> {
@@ -31,9 +33,13 @@ impl Default for ExportOptions<'_> {
             precision: Precision::F32,
             shard_bytes: 5_000_000_000,
             tokenizer: None,
+            training: None,
         }
     }
 }
+
+/// The file that says how the model was trained; Hugging Face's libraries do not look at it.
+const TRAINING: &str = "synod.json";
 
 /// Why a model was not written or read.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +77,14 @@ pub enum ExportError {
         /// What is wrong.
         reason: String,
     },
+    /// The file that says how the model was trained is damaged or of another version.
+    #[error("{path} does not say how this model was trained ({reason}): remove it to go by defaults, or export again")]
+    Training {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// The weights file is damaged or of another model.
     #[error("{path} holds no weights of this model: {reason}")]
     Weights {
@@ -81,9 +95,13 @@ pub enum ExportError {
     },
 }
 
-/// Writes the model to `folder` as [`export_model`] does, with f32 numbers.
+/// Writes the model to `folder` as [`export_model`] does, with f32 numbers and how it was trained.
 pub fn export_hugging_face(config: &TrainingConfig, parameters: &[f32], folder: &Path) -> Result<(), ExportError> {
-    export_model(&config.model, parameters, folder, ExportOptions::default())
+    let options = ExportOptions {
+        training: Some(config),
+        ..ExportOptions::default()
+    };
+    export_model(&config.model, parameters, folder, options)
 }
 
 /// Writes the model to `folder`, which must not exist or be empty: into a folder beside it first, which is then renamed.
@@ -128,6 +146,23 @@ pub fn import_model(folder: &Path) -> Result<(ModelConfig, Vec<f32>), ExportErro
     Ok((model, parameters))
 }
 
+/// How the model of a folder was trained, as [`export_hugging_face`] has written it; None where the folder does not say.
+pub fn read_training(folder: &Path) -> Result<Option<TrainingConfig>, ExportError> {
+    let path = folder.join(TRAINING);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(at(&path)(error)),
+    };
+    let refuse = |reason: String| ExportError::Training {
+        path: path.clone(),
+        reason,
+    };
+    let config: TrainingConfig = serde_json::from_str(&text).map_err(|error| refuse(error.to_string()))?;
+    config.check().map_err(|error| refuse(error.to_string()))?;
+    Ok(Some(config))
+}
+
 /// The parameters of a folder with weights of this session's model.
 pub fn import_parameters(config: &TrainingConfig, folder: &Path) -> Result<Vec<f32>, ExportError> {
     let shape = config.model.decoder_shape().ok_or(ExportError::NotADecoder)?;
@@ -158,6 +193,10 @@ fn write_all(
     let json = |name: &str, value: Value| write(&folder.join(name), format!("{value:#}\n").as_bytes());
     json("config.json", model_config::write(shape, options.precision.name()))?;
     json("generation_config.json", generation_config(shape))?;
+    if let Some(config) = options.training {
+        let training = serde_json::to_string_pretty(config).expect("a configuration is plain data");
+        write(&folder.join(TRAINING), format!("{training}\n").as_bytes())?;
+    }
     if shape.vocabulary == Vocabulary::Byte {
         json("tokenizer.json", tokenizer())?;
     } else if let Some(path) = options.tokenizer {
@@ -218,12 +257,14 @@ mod tests {
         let target = folder.path().join("model");
         export_hugging_face(&config, &parameters, &target).unwrap();
         assert_eq!(import_parameters(&config, &target).unwrap(), parameters);
+        assert_eq!(read_training(&target).unwrap(), Some(config));
         let mut names: Vec<_> = fs::read_dir(&target).unwrap().map(|e| e.unwrap().file_name()).collect();
         names.sort();
         let expected = [
             "config.json",
             "generation_config.json",
             "model.safetensors",
+            "synod.json",
             "tokenizer.json",
             "tokenizer_config.json",
         ];
@@ -245,7 +286,7 @@ mod tests {
             let options = ExportOptions {
                 precision,
                 shard_bytes: 100_000,
-                tokenizer: None,
+                ..ExportOptions::default()
             };
             let target = folder.path().join(index.to_string());
             export_model(&model, &parameters, &target, options).unwrap();
@@ -262,6 +303,29 @@ mod tests {
             let error = import_model(&target).unwrap_err().to_string();
             assert!(error.contains("not the name of a file beside it"), "{error}");
         }
+    }
+
+    #[test]
+    fn how_a_model_was_trained_reads_back_is_unknown_or_is_refused() {
+        let (mut config, parameters) = model();
+        config.heldout_fraction = 0.3;
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("model");
+        export_hugging_face(&config, &parameters, &target).unwrap();
+        assert_eq!(read_training(&target).unwrap().unwrap().heldout_fraction, 0.3);
+        let file = target.join(TRAINING);
+        let text = fs::read_to_string(&file).unwrap();
+        for bad in [
+            text.replace("0.3", "3.0"),
+            "{".to_owned(),
+            text.replace("local_steps", "steps"),
+        ] {
+            fs::write(&file, bad).unwrap();
+            let refused = read_training(&target).unwrap_err().to_string();
+            assert!(refused.contains("synod.json"), "{refused}");
+        }
+        fs::remove_file(&file).unwrap();
+        assert_eq!(read_training(&target).unwrap(), None);
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod model_config;
 mod weights;
 
 pub use hugging_face::{
-    ExportError, ExportOptions, export_hugging_face, export_model, import_model, import_parameters,
+    ExportError, ExportOptions, export_hugging_face, export_model, import_model, import_parameters, read_training,
 };
 pub use model_config::read_model_config;
 pub use weights::Precision;

@@ -1,0 +1,373 @@
+//! What joining a session asks of this machine, and what it has: text, memory, disk, device, each with both numbers.
+//! It looks and asks nobody; memory and disk are estimates from the model's shape, and say so.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use synod_aggregation::OuterState;
+use synod_config::SessionConfig;
+use synod_config::node_config::RetentionSection;
+use synod_protocol::invite::Invite;
+use synod_protocol::message::Offer;
+use synod_protocol::session::Lifecycle;
+use synod_training::config::{DecoderConfig, ModelConfig};
+use synod_training::data::{Documents, read_documents};
+use synod_training::device::DeviceChoice;
+use synod_training::factory::required_data;
+
+use crate::data_dir::DataDir;
+use crate::failure::{Failure, Outcome};
+use crate::readable::{bytes, span};
+
+/// What a node without a session takes: the database's caches, buffers of connections, threads.
+const IDLE_MEMORY_BYTES: u64 = 128 << 20;
+/// Vectors of the model's length, four bytes a parameter, that live at once while a member trains: base parameters and
+/// momentum, working copy, gradient, two moments of AdamW, the engine's own parameters and gradients, the update.
+const TRAINING_VECTORS: u64 = 9;
+/// The same while updates are combined, beside one for each update: old and new state, the combined update, the rule's own.
+const COMBINING_VECTORS: u64 = 6;
+
+/// One thing that joining needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Need {
+    /// What: `key`, `issuer`, `session`, `data`, …
+    pub what: String,
+    /// Whether it is there.
+    pub good: bool,
+    /// What this machine has, where it is a quantity.
+    pub have: Option<String>,
+    /// What is needed, where it is a quantity and known.
+    pub need: Option<String>,
+    /// One sentence; where something is missing, with what to do.
+    pub finding: String,
+}
+
+impl Need {
+    /// What a look has found: a sentence, or what is missing.
+    pub fn of(what: &str, found: Outcome<String>) -> Self {
+        let good = found.is_ok();
+        Self {
+            what: what.to_owned(),
+            good,
+            have: None,
+            need: None,
+            finding: found.unwrap_or_else(|failure| failure.message),
+        }
+    }
+
+    fn amounts(mut self, have: Option<String>, need: Option<String>) -> Self {
+        (self.have, self.need) = (have, need);
+        self
+    }
+}
+
+/// A key that reads well and is genuine; its issuer may know more of it.
+pub fn key(invite: &Invite, offer: Option<&Offer>, now_unix_s: u64) -> Need {
+    let (grant, permission) = (invite.grant(), invite.permission());
+    let left = span(permission.expires_unix_s.saturating_sub(now_unix_s));
+    let uses = match offer {
+        Some(Offer { uses_left: 0, .. }) => "this node has its place already".to_owned(),
+        Some(offer) => format!("{} of {} uses left", offer.uses_left, permission.uses),
+        None => "the uses left are known to its issuer alone".to_owned(),
+    };
+    let (name, roles) = (&grant.session_name, permission.roles);
+    Need::of(
+        "key",
+        Ok(format!("genuine, for `{name}` as {roles}, for another {left}; {uses}")),
+    )
+}
+
+/// The session as its issuer has described it.
+pub fn session(config: &SessionConfig, offer: &Offer) -> Need {
+    let life = match offer.lifecycle {
+        Lifecycle::Gathering => format!(
+            "gathering: it begins with {} members",
+            config.protocol.members_to_begin()
+        ),
+        Lifecycle::Running => format!("running: round {} of {}", offer.round, config.protocol.rounds),
+        Lifecycle::Paused => format!(
+            "paused in round {} of {} until enough members are back",
+            offer.round, config.protocol.rounds
+        ),
+        Lifecycle::Finished => "finished".to_owned(),
+    };
+    let (members, most) = (offer.members, config.protocol.max_members);
+    Need::of(
+        "session",
+        Ok(format!("{life}; {members} of at most {most} members; takes new ones")),
+    )
+    .amounts(Some(members.to_string()), Some(format!("fewer than {most}")))
+}
+
+/// What would be trained: no requirement, but the reason for those that follow.
+pub fn model(config: &SessionConfig) -> Need {
+    let size = Size::of(config);
+    let kind = match &config.training.model {
+        ModelConfig::Decoder(decoder) => format!(
+            "decoder of {} layers, width {}, context {}",
+            decoder.layers, decoder.width, decoder.context
+        ),
+        ModelConfig::Synthetic(_) => "synthetic objective".to_owned(),
+    };
+    let finding = format!(
+        "{kind}: {} parameters; a round moves a state of {} and updates of {}",
+        size.parameters,
+        bytes(size.state),
+        bytes(size.update)
+    );
+    Need::of("model", Ok(finding))
+}
+
+/// The text at `path`, against what the session asks for where that is known.
+pub fn data(path: Option<&Path>, config: Option<&SessionConfig>) -> Need {
+    let required = config.map(|config| required_data(&config.training));
+    if required.as_ref().is_some_and(|required| !required.text) {
+        return Need::of(
+            "data",
+            Ok("none is needed: the session trains a synthetic objective".to_owned()),
+        );
+    }
+    let least = required.as_ref().map(|required| required.least_bytes);
+    let Some(path) = path else {
+        let text = match &required {
+            Some(required) => format!("none given: give --data PATH: {}", required.sentence),
+            None => "none given: only sessions with a synthetic objective need none; else give --data PATH".to_owned(),
+        };
+        return Need::of("data", Err(Failure::user(text))).amounts(None, least.map(bytes));
+    };
+    let documents = match read_documents(path) {
+        Ok(documents) => documents,
+        Err(error) => return Need::of("data", Err(Failure::user(error))).amounts(None, least.map(bytes)),
+    };
+    let have: u64 = documents.texts.iter().map(|text| text.len() as u64).sum();
+    let (place, count) = (path.display(), documents.texts.len());
+    let found = match least {
+        _ if have == 0 => Err(Failure::user(format!("{place} holds no text"))),
+        Some(least) if have < least => Err(Failure::user(format!(
+            "{place} holds {} of text, the session needs at least {}: add text",
+            bytes(have),
+            bytes(least)
+        ))),
+        Some(least) => Ok(format!(
+            "{} in {count} documents, {} are needed",
+            bytes(have),
+            bytes(least)
+        )),
+        None => Ok(format!(
+            "{} in {count} documents; how much the session needs is not known",
+            bytes(have)
+        )),
+    };
+    let found = found.map(|finding| match doubt_of(&documents) {
+        None => finding,
+        Some(doubt) => format!("{finding}; but {doubt}"),
+    });
+    Need::of("data", found).amounts(Some(bytes(have)), least.map(bytes))
+}
+
+/// What an operator should look at in text that can be used.
+pub fn doubt(path: &Path) -> Option<String> {
+    doubt_of(&read_documents(path).ok()?)
+}
+
+fn doubt_of(documents: &Documents) -> Option<String> {
+    let (first, others) = documents.files_not_utf8.split_first()?;
+    let more = match others.len() {
+        0 => String::new(),
+        count => format!(" and {count} more files"),
+    };
+    Some(format!(
+        "{}{more} held bytes that are no UTF-8 text; they were replaced: is it text at all?",
+        first.display()
+    ))
+}
+
+/// Room on the disk for what a member keeps, against what is free.
+pub fn disk(dir: &DataDir, retention: &RetentionSection, session: Option<(&SessionConfig, u64)>) -> Need {
+    let kept = session.map_or(0, |(config, members)| Size::of(config).kept_on_disk(members, retention));
+    let need = retention.min_free_bytes.saturating_add(kept);
+    let free = match dir.free_bytes() {
+        Ok(free) => free,
+        Err(error) => return Need::of("disk", Err(Failure::environment(format!("{dir}: {error}")))),
+    };
+    let parts = format!(
+        "about {} for the session's rounds and {} that stay free (retention.min_free_bytes)",
+        bytes(kept),
+        bytes(retention.min_free_bytes)
+    );
+    let found = match free >= need {
+        true => Ok(format!(
+            "{} free around {dir}, {} are needed: {parts}",
+            bytes(free),
+            bytes(need)
+        )),
+        false => Err(Failure::environment(format!(
+            "{} free around {dir}, {} are needed: {parts}; free some space, or lower retention.rounds",
+            bytes(free),
+            bytes(need)
+        ))),
+    };
+    Need::of("disk", found).amounts(Some(bytes(free)), Some(bytes(need)))
+}
+
+/// Memory for training and combining, against what is available. An estimate: the join itself does not insist on it.
+pub fn memory(config: &SessionConfig, members: u64) -> Need {
+    let need = Size::of(config).memory(config, members);
+    let Some(free) = available_memory_bytes() else {
+        let finding = format!(
+            "about {} are needed; how much is available is not known here",
+            bytes(need)
+        );
+        return Need::of("memory", Ok(finding)).amounts(None, Some(bytes(need)));
+    };
+    let found = match free >= need {
+        true => Ok(format!("{} available, about {} are needed", bytes(free), bytes(need))),
+        false => Err(Failure::environment(format!(
+            "{} available, about {} are needed: end other programs, or use a larger machine",
+            bytes(free),
+            bytes(need)
+        ))),
+    };
+    Need::of("memory", found).amounts(Some(bytes(free)), Some(bytes(need)))
+}
+
+/// The device that this node computes on.
+pub fn device(device: DeviceChoice) -> Need {
+    let opened = device.open().map(|_| device.to_string());
+    Need::of("device", opened.map_err(Failure::environment))
+}
+
+/// Memory that programs may still take, where the system tells.
+pub fn available_memory_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
+/// How large a session's things are, in bytes.
+struct Size {
+    parameters: u64,
+    state: u64,
+    update: u64,
+}
+
+impl Size {
+    fn of(config: &SessionConfig) -> Self {
+        let parameters = config.training.parameter_count();
+        Self {
+            parameters: parameters as u64,
+            state: OuterState::encoded_len(parameters) as u64,
+            update: config.aggregation.encoding.build().encoded_len(parameters) as u64,
+        }
+    }
+
+    /// States and updates of the rounds that are kept: the operator's, and the two that the session needs.
+    fn kept_on_disk(&self, members: u64, retention: &RetentionSection) -> u64 {
+        let round = self.state.saturating_add(members.saturating_mul(self.update));
+        let rounds = retention.rounds.saturating_add(2);
+        // The bound spares the newest round.
+        round
+            .saturating_mul(rounds)
+            .min(retention.max_bytes.saturating_add(round))
+    }
+
+    fn memory(&self, config: &SessionConfig, members: u64) -> u64 {
+        let vector = 4 * self.parameters;
+        let activations = match &config.training.model {
+            ModelConfig::Decoder(decoder) => activation_bytes(decoder, u64::from(config.training.batch_sequences)),
+            ModelConfig::Synthetic(_) => 0,
+        };
+        let training = (TRAINING_VECTORS * vector).saturating_add(activations);
+        let combining = (COMBINING_VECTORS * vector).saturating_add(members.saturating_mul(vector + self.update));
+        IDLE_MEMORY_BYTES.saturating_add(training.max(combining))
+    }
+}
+
+/// What a forward pass keeps for the backward pass, and as much again for the gradients of it, which go as they come.
+fn activation_bytes(decoder: &DecoderConfig, sequences: u64) -> u64 {
+    let (layers, width, hidden) = (
+        u64::from(decoder.layers),
+        u64::from(decoder.width),
+        decoder.hidden_width() as u64,
+    );
+    let (heads, context, vocabulary) = (
+        u64::from(decoder.heads),
+        u64::from(decoder.context),
+        decoder.vocabulary.size() as u64,
+    );
+    // Per token and layer: two norms, queries, keys, values turned and not, attention twice, its result, the gated layer.
+    let layer = 12 * width + 4 * hidden + 2 * heads * context;
+    let token = layers.saturating_mul(layer) + 3 * vocabulary + 4 * width;
+    (2 * 4 * sequences * context).saturating_mul(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use synod_config::load::parse_session;
+    use synod_config::presets::preset;
+    use synod_protocol::identity::PeerId;
+
+    fn config(name: &str) -> SessionConfig {
+        let file = parse_session("preset", preset(name).unwrap()).unwrap();
+        file.found(PeerId([1; 32]), 0).unwrap()
+    }
+
+    #[test]
+    fn data_is_held_against_what_the_session_asks_for() {
+        let (home, tiny) = (tempfile::tempdir().unwrap(), config("tiny"));
+        let least = required_data(&tiny.training).least_bytes;
+        let path = home.path().join("text.txt");
+        let found = |length: u64| {
+            std::fs::write(&path, "a".repeat(length as usize)).unwrap();
+            data(Some(&path), Some(&tiny))
+        };
+        assert!(found(least).good);
+        let short = found(least - 1);
+        assert!(
+            !short.good && short.finding.contains("the session needs at least"),
+            "{short:?}"
+        );
+        assert_eq!(short.need, Some(bytes(least)));
+        assert!(found(0).finding.contains("no text"));
+        assert!(!data(None, Some(&tiny)).good);
+        assert!(!data(Some(&home.path().join("nowhere")), None).good);
+        assert!(data(None, Some(&config("synthetic"))).good);
+        std::fs::write(&path, [0xff; 10_000]).unwrap();
+        let binary = data(Some(&path), Some(&tiny));
+        assert!(binary.finding.contains("is it text at all"), "{binary:?}");
+        assert!(doubt(&path).is_some());
+    }
+
+    #[test]
+    fn a_larger_model_and_more_members_need_more() {
+        let (tiny, small) = (config("tiny"), config("small"));
+        assert!(Size::of(&small).memory(&small, 4) > Size::of(&tiny).memory(&tiny, 4));
+        let (few, many) = (
+            Size::of(&small).memory(&small, 2),
+            Size::of(&small).memory(&small, 1_000),
+        );
+        assert!(many > few, "updates are combined in memory");
+        let retention = RetentionSection::default();
+        let kept = |members| Size::of(&small).kept_on_disk(members, &retention);
+        assert!(kept(8) > kept(4));
+        assert!(kept(u64::MAX) > 0, "nothing overflows");
+    }
+
+    #[test]
+    fn a_disk_without_room_is_refused_with_both_numbers() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = DataDir::new(home.path().to_owned());
+        let small = config("small");
+        let retention = RetentionSection::default();
+        assert!(disk(&dir, &retention, Some((&small, 4))).good);
+        let greedy = RetentionSection {
+            min_free_bytes: u64::MAX,
+            ..retention
+        };
+        let need = disk(&dir, &greedy, Some((&small, 4)));
+        assert!(!need.good && need.have.is_some() && need.need.is_some(), "{need:?}");
+        assert!(need.finding.contains("free some space"), "{need:?}");
+    }
+}
