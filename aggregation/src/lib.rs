@@ -13,6 +13,7 @@ pub mod conformance;
 pub mod encoding;
 pub mod numeric;
 pub mod outer_step;
+pub mod privacy;
 pub mod rules;
 pub mod sorting_network;
 pub mod state;
