@@ -106,9 +106,16 @@ fn with_avx2<const SUBTRACT: bool>(words: &Row, block: u32, out: &mut [[u32; STR
 
 #[inline(always)]
 fn generate<const SUBTRACT: bool>(words: &Row, block: u32, out: &mut [[u32; STRIDE]]) {
-    let mut counters: Row = std::array::from_fn(|lane| block.wrapping_add(lane as u32));
-    for stride in out {
-        let mut state: [Row; 16] = std::array::from_fn(|word| [words[word]; 16]);
+    let mut counters = [0u32; 16];
+    for (lane, counter) in counters.iter_mut().enumerate() {
+        *counter = block.wrapping_add(lane as u32);
+    }
+    for stride in out.iter_mut() {
+        // Plain loops over plain arrays: with iterators or closures the compiler keeps the state in memory.
+        let mut state = [[0u32; 16]; 16];
+        for word in 0..16 {
+            state[word] = [words[word]; 16];
+        }
         state[12] = counters;
         for _ in 0..10 {
             quarter_round(&mut state, 0, 4, 8, 12);
