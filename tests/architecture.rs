@@ -50,6 +50,9 @@ const INEXACT: &[&str] = &[
     ".exp()", ".exp2()", ".ln()", ".log2()", ".log10()", ".powf(", ".sin()", ".cos()", ".tanh()",
 ];
 
+/// Where these are allowed all the same, because nothing that members agree on depends on the result (decision 0010).
+const INEXACT_ALLOWED: &[&str] = &["aggregation/src/privacy/accountant/"];
+
 /// The traits of the workspace; another one needs a decision record.
 const TRAITS: &[&str] = &["Trainer", "Aggregator", "Encoder", "Store", "Content"];
 
@@ -150,8 +153,10 @@ fn each_heavy_package_has_one_door() {
 fn what_peers_agree_on_has_no_clock_no_disk_no_chance_and_no_inexact_function() {
     let mut offences = Vec::new();
     for (path, text) in [sources("protocol/src"), sources("aggregation/src")].concat() {
+        let allowed = INEXACT_ALLOWED.iter().any(|folder| path.starts_with(folder));
+        let inexact = if allowed { &[][..] } else { INEXACT };
         for (at, line) in code(shipped(&text)) {
-            for word in IMPURE.iter().chain(INEXACT).filter(|word| line.contains(**word)) {
+            for word in IMPURE.iter().chain(inexact).filter(|word| line.contains(**word)) {
                 offences.push(format!("{path}:{at} has {word}"));
             }
         }

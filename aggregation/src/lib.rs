@@ -21,6 +21,7 @@ pub mod mixing;
 pub mod numeric;
 pub mod outer_step;
 pub mod pre_aggregation;
+pub mod privacy;
 pub mod rules;
 mod simd;
 pub mod sorting_network;
