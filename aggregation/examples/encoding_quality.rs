@@ -2,7 +2,8 @@
 //! AdamW steps and an outer step, once for each encoding and kind of feedback. It is no part of a session; one JSON object a
 //! case on standard output: bytes of an update, and the held-out loss in bits a character over the seeds.
 //!
-//! `cargo run --release -p synod-aggregation --example encoding_quality -- TEXT [rounds] [seeds]`
+//! `cargo run --release -p synod-aggregation --example encoding_quality -- TEXT [rounds] [seeds]
+//! [diloco | averaging]`
 //!
 //! The model is that of Bengio et al. (2003): embeddings of the last 8 characters, one tanh layer, softmax. The last tenth of
 //! the text is held out; each member has a quarter of the rest.
@@ -62,10 +63,15 @@ fn main() {
             .map_or(default, |text| text.parse().expect("a number"))
     };
     let (rounds, seeds) = (number(1, 40), number(2, 3));
+    let (outer_name, outer) = match arguments.get(3).map(String::as_str) {
+        None | Some("diloco") => ("diloco", OuterConfig::DILOCO),
+        Some("averaging") => ("averaging", OuterConfig::AVERAGING),
+        Some(other) => panic!("{other} is neither diloco nor averaging"),
+    };
     let text = Text::read(path);
     for (encoding, feedback) in CASES {
         let mut losses: Vec<f64> = (1..=seeds)
-            .map(|seed| run(&text, &encoding, &feedback, rounds, seed))
+            .map(|seed| run(&text, &encoding, &feedback, &outer, rounds, seed))
             .collect();
         losses.sort_by(f64::total_cmp);
         let dimension = Model::dimension(text.vocabulary);
@@ -75,7 +81,7 @@ fn main() {
         println!(
             "{}",
             json!({
-                "case": format!("{encoding:?}"), "feedback": format!("{feedback:?}"), "parameters": dimension,
+                "case": format!("{encoding:?}"), "feedback": format!("{feedback:?}"), "outer": outer_name, "parameters": dimension,
                 "bytes": bytes, "share_of_f32": (bytes as f64 / (4 * dimension + 16) as f64 * 1e4).round() / 1e4,
                 "rounds": rounds, "seeds": seeds, "unit": "bits a character, held out",
                 "median": losses[losses.len() / 2], "least": losses[0], "greatest": losses[losses.len() - 1],
@@ -113,7 +119,14 @@ impl Text {
 }
 
 /// Trains one federation and returns its held-out loss.
-fn run(text: &Text, encoding: &EncodingConfig, feedback: &Feedback, rounds: u64, seed: u64) -> f64 {
+fn run(
+    text: &Text,
+    encoding: &EncodingConfig,
+    feedback: &Feedback,
+    outer: &OuterConfig,
+    rounds: u64,
+    seed: u64,
+) -> f64 {
     let dimension = Model::dimension(text.vocabulary);
     let encoder = encoding.build_for(&Model::layout(text.vocabulary));
     let mut random = ChaCha8Rng::seed_from_u64(seed);
@@ -149,7 +162,7 @@ fn run(text: &Text, encoding: &EncodingConfig, feedback: &Feedback, rounds: u64,
         let contributions: Vec<_> = decoded.iter().map(|values| Contribution::dense(values, 1.0)).collect();
         let mut aggregate = vec![0.0; dimension];
         Mean.aggregate(&contributions, &mut aggregate);
-        OuterConfig::DILOCO.step(&mut parameters, &mut momentum, &aggregate);
+        outer.step(&mut parameters, &mut momentum, &aggregate);
     }
     let model = Model {
         vocabulary: text.vocabulary,

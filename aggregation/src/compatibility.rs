@@ -17,6 +17,7 @@
 
 use crate::composition::Composition;
 use crate::encoding::{EncodingConfig, Feedback};
+use crate::outer_step::OuterConfig;
 use crate::pre_aggregation::PreAggregationConfig;
 use crate::rules::RuleConfig;
 
@@ -161,6 +162,34 @@ pub fn check_with_feedback(
     }
 }
 
+/// An outer step that does not go with how the session makes up for what its encoding leaves out.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error(
+    "outer momentum {momentum} does not go with feedback on encoding {encoding}: what the encoding holds back arrives late and is counted again by the momentum, so that training may diverge; use outer momentum 0 and learning rate 1, or no feedback"
+)]
+pub struct OuterMomentumError {
+    /// The encoding's name.
+    pub encoding: &'static str,
+    /// The outer step's momentum.
+    pub momentum: f32,
+}
+
+/// Whether feedback on an encoding goes with the outer step. Feedback on mere rounding is small and goes with any.
+pub fn check_outer(
+    encoding: &EncodingConfig,
+    feedback: &Feedback,
+    outer: &OuterConfig,
+) -> Result<(), OuterMomentumError> {
+    match (feedback, loss(encoding)) {
+        (Feedback::None, _) | (_, Loss::Rounding) => Ok(()),
+        (Feedback::Residual { .. } | Feedback::Difference, _) if outer.momentum == 0.0 => Ok(()),
+        (Feedback::Residual { .. } | Feedback::Difference, _) => Err(OuterMomentumError {
+            encoding: encoding.name(),
+            momentum: outer.momentum,
+        }),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -242,6 +271,47 @@ mod tests {
         assert!(check_with_feedback(&sparse, &Feedback::Difference, &RuleConfig::Median).is_ok());
         let seeds = EncodingConfig::RandomSeeds { pairs: 8 };
         assert!(check_with_feedback(&seeds, &Feedback::Difference, &RuleConfig::Median).is_err());
+    }
+
+    #[test]
+    fn feedback_and_outer_momentum_are_refused_together() {
+        for (encoding, loss) in ENCODINGS {
+            for feedback in [Feedback::None, Feedback::Residual { decay: 1.0 }, Feedback::Difference] {
+                assert_eq!(check_outer(&encoding, &feedback, &OuterConfig::AVERAGING), Ok(()));
+                let works = feedback == Feedback::None || loss == Loss::Rounding;
+                let verdict = check_outer(&encoding, &feedback, &OuterConfig::DILOCO);
+                assert_eq!(verdict.is_ok(), works, "{encoding:?}, {feedback:?}");
+            }
+        }
+    }
+
+    /// Why: members that always find the same update, sent one value in 64 with what was left out before. Without outer
+    /// momentum the model moves as far as the updates say; with DiLoCo's it ends up far beyond where full updates lead.
+    #[test]
+    fn with_outer_momentum_late_values_count_again() {
+        let farthest = |outer: OuterConfig, feedback: Feedback, encoding: EncodingConfig| {
+            // A bowl: the update is a hundredth of the way to zero; a value waits for about 64 rounds.
+            let (mut theta, mut m) = (vec![1.0f32; 256], vec![0.0f32; 256]);
+            let (encoder, mut state) = (encoding.build(), feedback.start(256));
+            let (mut bytes, mut decoded) = (Vec::new(), vec![0.0f32; 256]);
+            let mut farthest = 0.0f32;
+            for _ in 0..2000 {
+                if farthest > 100.0 {
+                    break;
+                }
+                let update: Vec<f32> = theta.iter().map(|theta| theta * 0.01).collect();
+                state.encode(&*encoder, &update, &mut bytes);
+                encoder.decode(&bytes, &mut decoded).unwrap();
+                outer.step(&mut theta, &mut m, &decoded);
+                farthest = theta.iter().fold(farthest, |farthest, theta| farthest.max(theta.abs()));
+            }
+            farthest
+        };
+        let (sparse, residual) = (EncodingConfig::TopK { one_in: 64 }, Feedback::Residual { decay: 1.0 });
+        assert!(farthest(OuterConfig::DILOCO, Feedback::None, EncodingConfig::F32) < 1.5);
+        assert!(farthest(OuterConfig::DILOCO, residual, sparse) > 10.0);
+        let averaging = farthest(OuterConfig::AVERAGING, residual, sparse);
+        assert!(averaging < 1.5, "{averaging}");
     }
 
     /// Honest updates that agree but for a little noise, aggregated as decoded: the direction that they share must survive

@@ -7,7 +7,9 @@
 //! ```text
 //! e ← β e + Δ,   send C(e),   e ← e − C(e)
 //! ```
-//! β = 1 is the classic; SparseLoCo takes 0.95, DeMo 0.999. The residual is private, and nobody can check it.
+//! β = 1 is the classic; SparseLoCo takes 0.95, DeMo 0.999. The residual is private, and nobody can check it. It is a momentum
+//! of its own kind: with an outer momentum beside it, what comes late is counted again, and training may diverge (SparseLoCo
+//! therefore has none; docs/records/2026-11-25-encodings has both). `compatibility::check_outer` refuses the two together.
 //!
 //! *Difference* (Richtárik, Sokolov & Fatkhullin 2021, NeurIPS, "EF21"): sender and receivers hold the same estimate g,
 //!
