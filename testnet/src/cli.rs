@@ -59,7 +59,7 @@ enum Command {
     ///
     /// Examples:
     ///   make reproduce CLAIM=byzantine-table
-    ///   testnet reproduce byzantine-table --quick --data /usr/share/datasets/mnist
+    ///   testnet reproduce byzantine-table --quick --data /usr/share/datasets/fashion-mnist
     #[command(verbatim_doc_comment)]
     Reproduce(ReproduceArgs),
 }
