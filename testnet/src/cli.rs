@@ -60,7 +60,7 @@ enum Command {
     ///
     /// Examples:
     ///   make reproduce CLAIM=byzantine-table
-    ///   testnet reproduce byzantine-table --quick --data /usr/share/datasets/mnist
+    ///   testnet reproduce byzantine-table --quick --data /usr/share/datasets/fashion-mnist
     #[command(verbatim_doc_comment)]
     Reproduce(ReproduceArgs),
     /// Tell a machine again what a node has recorded, and compare its answers with those of then
