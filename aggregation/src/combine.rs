@@ -67,16 +67,12 @@ pub enum CombineError {
 impl Combiner {
     /// Builds the three parts, with nothing before the rule. The configs have passed their checks.
     pub fn new(rule: &RuleConfig, encoding: &EncodingConfig, outer: OuterConfig) -> Self {
-        Self::composed(Composition::of(rule.clone()), encoding, outer)
+        Self::composed(Composition::of(rule.clone()), encoding.build(), outer)
     }
 
     /// The same with what is done before the rule.
-    pub fn composed(rule: Composition, encoding: &EncodingConfig, outer: OuterConfig) -> Self {
-        Self {
-            rule,
-            encoder: encoding.build(),
-            outer,
-        }
+    pub fn composed(rule: Composition, encoder: Box<dyn Encoder>, outer: OuterConfig) -> Self {
+        Self { rule, encoder, outer }
     }
 
     /// The session's encoder, which members write their updates with.

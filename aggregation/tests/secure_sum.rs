@@ -538,10 +538,7 @@ fn a_robust_rule_across_group_means_bears_a_member_that_lies_under_its_mask() {
     assert_ne!(means[2].values, means[0].values);
     let contributions: Vec<Contribution<'_>> = means
         .iter()
-        .map(|mean| Contribution {
-            values: &mean.values,
-            weight: 1.0,
-        })
+        .map(|mean| Contribution::dense(&mean.values, 1.0))
         .collect();
     let mut out = vec![0.0; 50];
     RuleConfig::Median.build().aggregate(&contributions, &mut out);

@@ -5,6 +5,7 @@ pub mod load;
 pub mod node_config;
 pub mod presets;
 pub mod session_config;
+pub mod trust;
 
 pub use load::{LoadError, Override, load_node, load_session};
 pub use node_config::NodeConfig;

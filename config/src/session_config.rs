@@ -2,14 +2,16 @@
 //! Paths, devices and ports are not here: they are each machine's own business.
 
 use serde::{Deserialize, Serialize};
+use synod_aggregation::privacy::{LocalDp, PrivacyConfig, Unit};
 use synod_aggregation::{
-    Combiner, Composition, EncodingConfig, OuterConfig, PreAggregationConfig, RuleConfig, compatibility,
+    Combiner, Composition, EncodingConfig, Feedback, OuterConfig, PreAggregationConfig, RuleConfig, compatibility,
 };
 use synod_protocol::identity::{PeerId, SessionId};
 use synod_protocol::limits;
 use synod_protocol::session::{Terms, TermsError};
 use synod_training::MemberStateConfig;
 use synod_training::config::{ConfigError, TrainingConfig};
+use synod_training::layout::Layout;
 
 /// First bytes of the canonical form.
 const MAGIC: [u8; 4] = *b"SYNC";
@@ -46,6 +48,8 @@ pub struct AggregationConfig {
     pub outer: OuterConfig,
     /// What each member carries from one of its updates to the next.
     pub worker: MemberStateConfig,
+    /// How what a member sends is kept from telling of its data.
+    pub privacy: PrivacyConfig,
 }
 
 impl AggregationConfig {
@@ -57,9 +61,13 @@ impl AggregationConfig {
         }
     }
 
-    /// What combines updates this way.
-    pub fn combiner(&self) -> Combiner {
-        Combiner::composed(self.composition(), &self.encoding, self.outer)
+    /// What combines updates of a model of this layout.
+    pub fn combiner(&self, layout: &Layout) -> Combiner {
+        Combiner::composed(
+            self.composition(),
+            self.encoding.build_for(&layout.tensor_shapes()),
+            self.outer,
+        )
     }
 }
 
@@ -72,6 +80,7 @@ impl Default for AggregationConfig {
             encoding: EncodingConfig::Bf16,
             outer: OuterConfig::default(),
             worker: MemberStateConfig::default(),
+            privacy: PrivacyConfig::None,
         }
     }
 }
@@ -189,12 +198,49 @@ impl SessionConfig {
         outer.check().map_err(|error| refuse("aggregation.outer", "…", error))?;
         worker
             .check()
-            .map_err(|error| refuse("aggregation.worker.momentum", error.got, &error))
+            .map_err(|error| refuse("aggregation.worker", "…", error))?;
+        if worker.feedback == Feedback::Difference {
+            let reason =
+                "members would have to keep an estimate for each other, which sessions cannot do yet: use residual";
+            return Err(refuse("aggregation.worker.feedback", "difference", reason));
+        }
+        compatibility::check_outer(encoding, &worker.feedback, outer)
+            .map_err(|error| refuse("aggregation.outer.momentum", outer.momentum, error))?;
+        self.check_privacy(members)
+    }
+
+    fn check_privacy(&self, members: usize) -> Result<(), SessionConfigError> {
+        let AggregationConfig {
+            privacy, rule, worker, ..
+        } = &self.aggregation;
+        let refuse_privacy = |reason: String| refuse("aggregation.privacy", privacy.name(), reason);
+        privacy
+            .check(members, rule)
+            .map_err(|error| refuse_privacy(error.to_string()))?;
+        match privacy {
+            PrivacyConfig::None => Ok(()),
+            PrivacyConfig::LocalDp(LocalDp { unit: Unit::Update, .. }) if worker.feedback != Feedback::None => {
+                Err(refuse_privacy(
+                    "aggregation.worker.feedback would send later what noise has covered: set it to none".to_owned(),
+                ))
+            }
+            PrivacyConfig::LocalDp(LocalDp { unit: Unit::Update, .. }) => Ok(()),
+            PrivacyConfig::LocalDp(_) => Err(refuse_privacy(
+                "trainers clip whole updates, not gradients of examples: use unit = \"update\"".to_owned(),
+            )),
+            PrivacyConfig::CentralDp(_) | PrivacyConfig::SecureSum(_) => Err(refuse_privacy(
+                "sessions cannot run it yet: use local_dp, in which each member noises what it sends".to_owned(),
+            )),
+        }
     }
 
     fn check_sizes(&self) -> Result<(), SessionConfigError> {
         let parameters = self.training.parameter_count();
-        let payload = self.aggregation.encoding.build().encoded_len(parameters) as u64;
+        let encoder = self
+            .aggregation
+            .encoding
+            .build_for(&self.training.layout().tensor_shapes());
+        let payload = encoder.encoded_len(parameters) as u64;
         if payload > self.protocol.max_payload_bytes {
             let reason = format!("an update of {parameters} parameters has {payload} bytes: allow at least these");
             return Err(refuse(

@@ -54,7 +54,8 @@ impl WorkerPlan {
             None => trainer,
         };
         let aggregation = &self.config.aggregation;
-        Ok(Worker::new(trainer, aggregation.combiner()).carrying(aggregation.worker))
+        let combiner = aggregation.combiner(trainer.layout());
+        Ok(Worker::new(trainer, combiner).carrying(aggregation.worker, &aggregation.privacy))
     }
 }
 
@@ -256,6 +257,13 @@ impl Bench {
             let read = self.blobs.read(id).map_err(|error| error.to_string());
             let restored =
                 read.and_then(|bytes| worker.restore_member_state(&bytes).map_err(|error| error.to_string()));
+            if let Err(reason) = &restored
+                && worker.must_keep_member_state()
+            {
+                return Err(TaskFailure::Environment(format!(
+                    "this member's account of what it has released is lost ({reason}), and with it the session's promise of privacy: restore the data directory from a backup, or leave the session"
+                )));
+            }
             if let Err(reason) = restored {
                 tracing::warn!(
                     session = self.session.short(),

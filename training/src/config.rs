@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 use synod_protocol::identity::BlobId;
 
+use crate::layout::{Layout, Role};
 use crate::models::apertus::ApertusConfig;
 use crate::models::shape::{DecoderShape, RotaryConfig, check_heads};
 use crate::objectives::LossConfig;
@@ -270,6 +271,11 @@ impl Default for SyntheticConfig {
 }
 
 impl SyntheticConfig {
+    /// One vector.
+    pub fn layout(&self) -> Layout {
+        Layout::new().with("point", &[self.dimension as usize], Role::Scalar)
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
         within("model.synthetic.dimension", self.dimension, 1, 1 << 24)?;
         finite_within("model.synthetic.noise", self.noise, 0.0, 1e6)?;
@@ -381,6 +387,15 @@ impl TrainingConfig {
                 most: i64::MAX as f64,
             }),
             false => Ok(()),
+        }
+    }
+
+    /// What lies where among the parameters. A synthetic objective is one vector.
+    pub fn layout(&self) -> Layout {
+        match &self.model {
+            ModelConfig::Decoder(decoder) => DecoderShape::from(decoder).layout(),
+            ModelConfig::Apertus(apertus) => DecoderShape::from(apertus).layout(),
+            ModelConfig::Synthetic(synthetic) => synthetic.layout(),
         }
     }
 

@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use synod_aggregation::TensorShape;
+
 /// What a tensor is for. Optimizers, weight decay and (later) μP route by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -72,6 +74,18 @@ impl Layout {
     /// A layout without tensors; see [`Layout::with`].
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The tensors as rows of equal length, for encodings that look at matrices: all dimensions but the last are rows.
+    pub fn tensor_shapes(&self) -> Vec<TensorShape> {
+        let of = |place: &TensorPlace| {
+            let columns = place.shape.last().copied().unwrap_or(1).max(1);
+            TensorShape {
+                rows: u32::try_from(place.count() / columns).expect("fewer rows than the largest model has"),
+                columns: u32::try_from(columns).expect("a row is shorter than the largest model's"),
+            }
+        };
+        self.places.iter().map(of).collect()
     }
 
     /// Appends a tensor after the last one.

@@ -1,23 +1,29 @@
-//! What a member carries from one of its updates to the next: worker momentum, and what its encoding left unsaid.
-//! It is the member's own and never agreed on; it neither trains nor encodes, and it is stored by whoever drives the worker.
+//! What a member carries from one of its updates to the next: worker momentum, what its encoding left unsaid, and the
+//! account of what it has released. It is the member's own and never agreed on; it neither trains nor encodes, and it is
+//! stored by whoever drives the worker.
 //!
 //! Worker momentum (Karimireddy, He & Jaggi 2021, ICML, §5): a member sends not its pseudo-gradient u_t but
 //!
 //! ```text
 //! m_t = β m_{t−1} + (1 − β) u_t,   m_1 = u_1
 //! ```
-//! which lowers the variance of honest updates and so the room that a robust rule leaves to attackers. Error feedback
-//! (Seide et al. 2014; Karimireddy et al. 2019, ICML, algorithm 2): what the encoding lost of one update is added to the next,
+//! which lowers the variance of honest updates and so the room that a robust rule leaves to attackers. What the encoding
+//! leaves out of m_t is [`Feedback`]'s affair. A member that trains a round twice (it was killed before it had signed its claim, say) must start both times from the
+//! same place: hence the state *before* a round is kept beside the one after it, until the next round begins. The account
+//! of releases is the exception: it only ever grows, because whoever saw the first try has seen it.
 //!
-//! ```text
-//! p_t = m_t + e_{t−1},   sent: C(p_t),   e_t = p_t − C(p_t).
-//! ```
-//! A member that trains a round twice (it was killed before it had signed its claim, say) must start both times from the
-//! same place: hence the state *before* a round is kept beside the one after it, until the next round begins.
+//! In sessions with local differential privacy each update is clipped and noised here, last, and never without its entry in
+//! the account, which the driver makes durable before the update is announced.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use synod_aggregation::encoding::feedback::FeedbackError;
+use synod_aggregation::privacy::accountant::AccountantError;
+use synod_aggregation::privacy::ledger::{Ledger, LedgerError};
+use synod_aggregation::privacy::noise::{GaussianMechanism, NoiseError, NoiseSeed};
+use synod_aggregation::privacy::{LocalDp, PrivacyConfig, Unit};
+use synod_aggregation::{Encoder, Feedback, FeedbackState};
 use synod_protocol::task::Round;
 
 /// What a session says of the members' own state. Both are off by default: an update is then a function of base,
@@ -28,46 +34,71 @@ pub struct MemberStateConfig {
     /// β, the share of the last sent direction that a member keeps; 0 sends each update as it is. 0.9 is what the
     /// experiments of the robust-learning papers use.
     pub momentum: f32,
-    /// Whether what an encoding loses of one update is added to the next. Sparse and low-rank encodings need it; dense
-    /// and blockwise ones lose too little to matter.
-    pub error_feedback: bool,
+    /// How members make up for what the encoding leaves out of an update. Sparse, low-rank and sign encodings need it
+    /// ([`Feedback::recommended`]); those that round to nearest lose too little to matter.
+    pub feedback: Feedback,
 }
 
 /// Settings that cannot work.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[error("worker.momentum = {got} must be at least 0 and less than 1; 0.9 is usual, 0 switches it off")]
-pub struct MemberStateConfigError {
-    /// What was asked for.
-    pub got: f32,
+pub enum MemberStateConfigError {
+    /// The momentum is not in [0, 1).
+    #[error("momentum = {got} must be at least 0 and less than 1; 0.9 is usual, 0 switches it off")]
+    Momentum {
+        /// What was asked for.
+        got: f32,
+    },
+    /// The feedback.
+    #[error(transparent)]
+    Feedback(#[from] FeedbackError),
 }
 
 impl MemberStateConfig {
     /// Whether the settings make sense. Ask when a session is created.
     pub fn check(&self) -> Result<(), MemberStateConfigError> {
         match (0.0..1.0).contains(&self.momentum) {
-            true => Ok(()),
-            false => Err(MemberStateConfigError { got: self.momentum }),
+            true => Ok(self.feedback.check()?),
+            false => Err(MemberStateConfigError::Momentum { got: self.momentum }),
         }
     }
 
     /// Whether members carry anything at all.
     pub fn is_stateless(&self) -> bool {
-        self.momentum == 0.0 && !self.error_feedback
+        self.momentum == 0.0 && self.feedback == Feedback::None
     }
 }
 
-/// The state after one round's update; each vector is as long as the parameters, or empty where it is not used.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Carried {
+/// The state after one round's update.
+#[derive(Debug, Clone, PartialEq)]
+struct Carried {
+    /// m_t, or empty where there is no momentum.
     momentum: Vec<f32>,
-    residual: Vec<f32>,
+    feedback: FeedbackState,
+}
+
+/// A member's state after one round's update, as it is stored: this in postcard after `MAGIC` and `VERSION`.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    round: Round,
+    momentum: Vec<f32>,
+    feedback: FeedbackState,
+    released: Ledger,
+}
+
+/// An update that is ready to be encoded, and what goes on from it.
+#[derive(Debug)]
+pub struct Ready {
+    round: Round,
+    carried: Carried,
 }
 
 /// The states after the last rounds that this member trained in.
 #[derive(Debug, Default)]
 pub struct MemberState {
     config: MemberStateConfig,
+    local: Option<LocalDp>,
     after: BTreeMap<Round, Carried>,
+    released: Ledger,
 }
 
 /// States that are kept: after this round, and after the one before it in case this one is trained again.
@@ -75,7 +106,6 @@ const KEPT: usize = 2;
 
 const MAGIC: [u8; 4] = *b"SYNM";
 const VERSION: u8 = 1;
-const HEADER_LEN: usize = 32;
 
 /// Bytes that hold no state of this member and model.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -84,7 +114,38 @@ pub struct MemberStateError {
     /// The model's parameters.
     pub parameters: usize,
     /// What is wrong.
-    pub reason: &'static str,
+    pub reason: String,
+}
+
+/// Why an update must not leave.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ReleaseError {
+    /// The budget is spent.
+    #[error(
+        "this member's privacy budget is spent: after {releases} releases, one more would bring epsilon to {spent:.3}, and the session allows {epsilon} at delta {delta}; it sends nothing more and follows as an observer would"
+    )]
+    Spent {
+        /// What ε would be.
+        spent: f64,
+        /// The budget's.
+        epsilon: f64,
+        /// The budget's.
+        delta: f64,
+        /// Releases so far.
+        releases: u64,
+    },
+    /// The operating system gives no random bytes, without which there is no noise.
+    #[error("no random bytes from the operating system, hence no noise and no update: {0}")]
+    Randomness(String),
+    /// What is spent cannot be told.
+    #[error(transparent)]
+    Account(#[from] AccountantError),
+    /// The account does not take the entry.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The update cannot be noised.
+    #[error(transparent)]
+    Noise(#[from] NoiseError),
 }
 
 impl MemberState {
@@ -92,26 +153,48 @@ impl MemberState {
     pub fn new(config: MemberStateConfig) -> Self {
         Self {
             config,
-            after: BTreeMap::new(),
+            ..Self::default()
         }
+    }
+
+    /// The same in a session with this privacy.
+    pub fn private(mut self, privacy: &PrivacyConfig) -> Self {
+        self.local = match privacy {
+            PrivacyConfig::LocalDp(local) => Some(*local),
+            _ => None,
+        };
+        self
     }
 
     /// Whether members of this session carry nothing.
     pub fn is_stateless(&self) -> bool {
-        self.config.is_stateless()
+        self.config.is_stateless() && self.local.is_none()
+    }
+
+    /// Whether what is stored must not be lost: an account of releases that began anew would promise too much.
+    pub fn must_be_kept(&self) -> bool {
+        self.local.is_some()
     }
 
     /// Takes up what was stored after an earlier round.
     pub fn restore(&mut self, bytes: &[u8], parameters: usize) -> Result<(), MemberStateError> {
-        let (round, carried) = decode(bytes, parameters)?;
-        self.after.insert(round, carried);
+        let Stored {
+            round,
+            momentum,
+            feedback,
+            released,
+        } = from_bytes(bytes, parameters)?;
+        self.after.insert(round, Carried { momentum, feedback });
+        if self.releases() < count(&released) {
+            self.released = released;
+        }
         self.forget();
         Ok(())
     }
 
-    /// What to encode for `round`, made of this round's pseudo-gradient in place: momentum first, then the residual.
-    /// The second answer is the momentum to carry on.
-    pub fn to_send(&self, round: Round, update: &mut [f32]) -> Vec<f32> {
+    /// Makes of a round's pseudo-gradient, in place, what is to be encoded: momentum first, then clipping and noise. After
+    /// an error nothing may be sent.
+    pub fn prepare(&mut self, round: Round, update: &mut [f32]) -> Result<Ready, ReleaseError> {
         let before = self.after.range(..round).next_back().map(|(_, carried)| carried);
         let beta = self.config.momentum;
         let mut momentum = Vec::new();
@@ -123,33 +206,60 @@ impl MemberState {
             }
             momentum = update.to_vec();
         }
-        if self.config.error_feedback
-            && let Some(before) = before.filter(|before| before.residual.len() == update.len())
-        {
-            for (value, rest) in update.iter_mut().zip(&before.residual) {
-                *value += rest;
-            }
-        }
-        momentum
+        let feedback = before.map(|before| before.feedback.clone());
+        let feedback = feedback.unwrap_or_else(|| self.config.feedback.start(update.len()));
+        self.release(update)?;
+        Ok(Ready {
+            round,
+            carried: Carried { momentum, feedback },
+        })
     }
 
-    /// Takes note of what was sent for `round`: `asked` is what should have been sent, `sent` what the payload decodes to.
-    /// Returns the bytes to store before the update is announced.
-    pub fn sent(&mut self, round: Round, momentum: Vec<f32>, asked: &[f32], sent: &[f32]) -> Vec<u8> {
-        let residual = match self.config.error_feedback {
-            true => asked.iter().zip(sent).map(|(asked, sent)| asked - sent).collect(),
-            false => Vec::new(),
-        };
-        let carried = Carried { momentum, residual };
-        let bytes = encode(round, &carried);
+    /// Clips and noises an update that is about to leave, if the session is private, and enters it into the account.
+    fn release(&mut self, update: &mut [f32]) -> Result<(), ReleaseError> {
+        let Some(local) = self.local else { return Ok(()) };
+        let privacy = PrivacyConfig::LocalDp(local);
+        let (event, (budget, accountant)) = privacy
+            .round_event()
+            .zip(privacy.budget())
+            .expect("local privacy has both");
+        if let Some(spent) = self.released.would_exceed(&event, &budget, accountant)? {
+            return Err(ReleaseError::Spent {
+                spent,
+                epsilon: budget.epsilon,
+                delta: budget.delta,
+                releases: self.releases(),
+            });
+        }
+        if local.unit == Unit::Update {
+            let mut seed = [0; 32];
+            getrandom::fill(&mut seed).map_err(|error| ReleaseError::Randomness(error.to_string()))?;
+            let mechanism = GaussianMechanism::new(local.clip_norm, local.noise_multiplier)?;
+            mechanism.privatise(update, NoiseSeed::from_os_bytes(seed))?;
+        }
+        self.released.append(event)?;
+        Ok(())
+    }
+
+    /// Releases that the account holds.
+    pub fn releases(&self) -> u64 {
+        count(&self.released)
+    }
+
+    /// Encodes a prepared update over `payload`, and returns the bytes to store before the update is announced.
+    pub fn encode(
+        &mut self,
+        mut ready: Ready,
+        encoder: &dyn Encoder,
+        update: &[f32],
+        payload: &mut Vec<u8>,
+    ) -> Vec<u8> {
+        ready.carried.feedback.encode(encoder, update, payload);
+        let Ready { round, carried } = ready;
+        let bytes = to_bytes(round, &carried, &self.released);
         self.after.insert(round, carried);
         self.forget();
         bytes
-    }
-
-    /// Whether a residual has to be computed, for which the payload must be decoded.
-    pub fn needs_decoded(&self) -> bool {
-        self.config.error_feedback
     }
 
     fn forget(&mut self) {
@@ -159,108 +269,164 @@ impl MemberState {
     }
 }
 
-/// 0..4 magic · 4 version · 5..8 zero · 8..16 round · 16..24 length of the momentum · 24..32 length of the residual ·
-/// both as f32, little-endian.
-fn encode(round: Round, carried: &Carried) -> Vec<u8> {
-    let (momentum, residual) = (&carried.momentum, &carried.residual);
-    let mut bytes = Vec::with_capacity(HEADER_LEN + 4 * (momentum.len() + residual.len()));
-    bytes.extend_from_slice(&MAGIC);
-    bytes.extend_from_slice(&[VERSION, 0, 0, 0]);
-    bytes.extend_from_slice(&round.to_le_bytes());
-    bytes.extend_from_slice(&(momentum.len() as u64).to_le_bytes());
-    bytes.extend_from_slice(&(residual.len() as u64).to_le_bytes());
-    momentum
-        .iter()
-        .chain(residual)
-        .for_each(|value| bytes.extend_from_slice(&value.to_le_bytes()));
-    bytes
+fn count(ledger: &Ledger) -> u64 {
+    ledger.events().iter().map(|event| u64::from(event.count)).sum()
 }
 
-fn decode(bytes: &[u8], parameters: usize) -> Result<(Round, Carried), MemberStateError> {
-    let refuse = |reason| MemberStateError { parameters, reason };
-    let Some((header, body)) = bytes.split_first_chunk::<HEADER_LEN>() else {
-        return Err(refuse("they are fewer than a header"));
+fn to_bytes(round: Round, carried: &Carried, released: &Ledger) -> Vec<u8> {
+    let stored = Stored {
+        round,
+        momentum: carried.momentum.clone(),
+        feedback: carried.feedback.clone(),
+        released: released.clone(),
     };
-    let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|byte| header[at + byte]));
-    if header[..4] != MAGIC || header[4..8] != [VERSION, 0, 0, 0] {
-        return Err(refuse("they do not begin as one of this version"));
+    let mut bytes = MAGIC.to_vec();
+    bytes.push(VERSION);
+    postcard::to_extend(&stored, bytes).expect("plain data always encodes")
+}
+
+fn from_bytes(bytes: &[u8], parameters: usize) -> Result<Stored, MemberStateError> {
+    let refuse = |reason: String| MemberStateError { parameters, reason };
+    let body = bytes
+        .strip_prefix(&MAGIC)
+        .and_then(|rest| rest.strip_prefix(&[VERSION]));
+    let body = body.ok_or_else(|| refuse("they do not begin as one of this version".to_owned()))?;
+    let (stored, rest) =
+        postcard::take_from_bytes::<Stored>(body).map_err(|_| refuse("they are cut or damaged".to_owned()))?;
+    if !rest.is_empty() {
+        return Err(refuse("something follows them".to_owned()));
     }
-    let (round, momentum, residual) = (number(8), number(16), number(24));
-    let fits = |length: u64| length == 0 || length == parameters as u64;
-    if !fits(momentum) || !fits(residual) || u128::from(momentum) * 4 + u128::from(residual) * 4 != body.len() as u128 {
-        return Err(refuse("their length is another"));
+    if !stored.momentum.is_empty() && stored.momentum.len() != parameters {
+        return Err(refuse(format!("the momentum has {} values", stored.momentum.len())));
     }
-    let (values, _) = body.as_chunks::<4>();
-    let mut momentum_and_residual: Vec<f32> = values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-    if !momentum_and_residual.iter().all(|value| value.is_finite()) {
-        return Err(refuse("a value is NaN or infinite"));
+    if !stored.momentum.iter().all(|value| value.is_finite()) {
+        return Err(refuse("the momentum is not finite".to_owned()));
     }
-    let residual = momentum_and_residual.split_off(usize::try_from(momentum).unwrap_or(usize::MAX));
-    let momentum = momentum_and_residual;
-    Ok((round, Carried { momentum, residual }))
+    let feedback = stored.feedback.check(parameters);
+    feedback.map_err(|error| refuse(error.to_string()))?;
+    let events = stored.released.events().iter().try_for_each(|event| event.check());
+    events.map_err(|error| refuse(error.to_string()))?;
+    Ok(stored)
 }
 
 #[cfg(test)]
 mod tests {
+    use synod_aggregation::EncodingConfig;
+    use synod_aggregation::privacy::accountant::Accountant;
+    use synod_aggregation::privacy::ledger::Sampling;
+
     use super::*;
 
-    fn state(momentum: f32, error_feedback: bool) -> MemberState {
-        MemberState::new(MemberStateConfig {
-            momentum,
-            error_feedback,
-        })
+    fn state(momentum: f32, decay: Option<f32>) -> MemberState {
+        let feedback = decay.map_or(Feedback::None, |decay| Feedback::Residual { decay });
+        MemberState::new(MemberStateConfig { momentum, feedback })
     }
 
-    /// One round: what is sent when the encoding keeps whole numbers only, and the bytes to store.
+    /// One round: what is sent in four bits a value, and the bytes to store.
     fn round(state: &mut MemberState, round: Round, update: [f32; 2]) -> ([f32; 2], Vec<u8>) {
-        let mut asked = update;
-        let momentum = state.to_send(round, &mut asked);
-        let sent = asked.map(f32::trunc);
-        let bytes = state.sent(round, momentum, &asked, &sent);
+        let encoder = EncodingConfig::Int4 { block: 2 }.build();
+        let (mut update, mut payload) = (update, Vec::new());
+        let ready = state.prepare(round, &mut update).unwrap();
+        let bytes = state.encode(ready, encoder.as_ref(), &update, &mut payload);
+        let mut sent = [0.0; 2];
+        encoder.decode(&payload, &mut sent).unwrap();
         (sent, bytes)
     }
 
     #[test]
     fn momentum_averages_and_begins_with_the_first_update() {
-        let mut state = state(0.5, false);
-        assert_eq!(round(&mut state, 1, [4.0, 8.0]).0, [4.0, 8.0]);
-        assert_eq!(round(&mut state, 2, [8.0, 0.0]).0, [6.0, 4.0]);
-        assert_eq!(round(&mut state, 5, [0.0, 0.0]).0, [3.0, 2.0]);
+        let mut state = state(0.5, None);
+        let mut after = |t, mut update: [f32; 2]| {
+            let ready = state.prepare(t, &mut update).unwrap();
+            let encoder = EncodingConfig::F32.build();
+            state.encode(ready, encoder.as_ref(), &update, &mut Vec::new());
+            update
+        };
+        assert_eq!(after(1, [4.0, 8.0]), [4.0, 8.0]);
+        assert_eq!(after(2, [8.0, 0.0]), [6.0, 4.0]);
+        assert_eq!(after(5, [0.0, 0.0]), [3.0, 2.0]);
     }
 
     #[test]
     fn nothing_that_an_encoding_loses_is_lost_for_good() {
-        let mut state = state(0.0, true);
-        let mut total = [0.0; 2];
-        for t in 1..=8 {
-            let (sent, _) = round(&mut state, t, [0.75, 1.25]);
-            total = [total[0] + sent[0], total[1] + sent[1]];
-        }
-        assert_eq!(total, [6.0, 10.0]);
+        let total = |decay| {
+            let mut state = state(0.0, decay);
+            (1..=64).map(|t| round(&mut state, t, [7.0, 0.1]).0[1]).sum::<f32>()
+        };
+        assert_eq!(total(None), 0.0, "0.1 beside 7 is nothing in four bits");
+        let with_feedback = total(Some(1.0));
+        assert!((5.4..=7.0).contains(&with_feedback), "{with_feedback}");
     }
 
     #[test]
     fn a_round_trained_again_starts_from_the_same_place_also_after_a_restart() {
-        let mut first = state(0.9, true);
+        let mut first = state(0.9, Some(1.0));
         let one = round(&mut first, 1, [1.5, -2.25]).1;
         let (sent, two) = round(&mut first, 2, [0.3, 0.4]);
         assert_eq!(round(&mut first, 2, [0.3, 0.4]).0, sent);
-        let mut second = state(0.9, true);
+        let mut second = state(0.9, Some(1.0));
         second.restore(&two, 2).unwrap();
         second.restore(&one, 2).unwrap();
         assert_eq!(round(&mut second, 2, [0.3, 0.4]), (sent, two));
     }
 
+    /// Local privacy that allows this many rounds.
+    fn private(rounds: u32) -> MemberState {
+        let (accountant, epsilon, delta) = (Accountant::Rdp, 2.0, 1e-5);
+        let noise_multiplier = accountant
+            .noise_multiplier(Sampling::All, rounds, epsilon, delta)
+            .unwrap();
+        let local = LocalDp {
+            unit: Unit::Update,
+            clip_norm: 1.0,
+            noise_multiplier,
+            epsilon,
+            delta,
+            accountant,
+        };
+        MemberState::default().private(&PrivacyConfig::LocalDp(local))
+    }
+
+    #[test]
+    fn a_private_member_stops_before_its_budget_is_exceeded_also_after_a_restart() {
+        let mut first = private(3);
+        let stored: Vec<_> = (1..=2).map(|t| round(&mut first, t, [0.1, 0.2]).1).collect();
+        let mut second = private(3);
+        stored.iter().for_each(|bytes| second.restore(bytes, 2).unwrap());
+        assert_eq!(second.releases(), 2);
+        // The same round once more counts once more: both tries may have been seen.
+        round(&mut second, 2, [0.1, 0.2]);
+        let refused = second.prepare(3, &mut [0.1, 0.2]).unwrap_err();
+        assert!(matches!(refused, ReleaseError::Spent { releases: 3, .. }), "{refused}");
+    }
+
+    #[test]
+    fn noise_differs_from_release_to_release() {
+        let mut state = private(50);
+        let sent: Vec<[f32; 2]> = (1..=8)
+            .map(|t| {
+                let mut update = [3.0, 4.0];
+                state.prepare(t, &mut update).unwrap();
+                update
+            })
+            .collect();
+        assert!(
+            sent.iter()
+                .all(|one| sent.iter().filter(|other| *other == one).count() == 1),
+            "{sent:?}"
+        );
+    }
+
     #[test]
     fn only_the_last_two_rounds_are_kept() {
-        let mut state = state(0.5, false);
+        let mut state = state(0.5, None);
         (1..=9).for_each(|t| _ = round(&mut state, t, [1.0, 1.0]));
         assert_eq!(state.after.keys().copied().collect::<Vec<_>>(), [8, 9]);
     }
 
     #[test]
     fn bytes_that_are_no_state_are_refused() {
-        let mut good = state(0.5, true);
+        let mut good = state(0.5, Some(1.0));
         let (_, bytes) = round(&mut good, 3, [1.25, 2.5]);
         assert!(good.restore(&bytes, 2).is_ok());
         for length in 0..bytes.len() {
@@ -270,13 +436,11 @@ mod tests {
         let mut longer = bytes.clone();
         longer.push(0);
         assert!(good.restore(&longer, 2).is_err());
-        let mut not_finite = bytes.clone();
-        let at = not_finite.len() - 4;
-        not_finite[at..].copy_from_slice(&f32::NAN.to_le_bytes());
-        assert!(good.restore(&not_finite, 2).is_err());
-        let mut huge = bytes;
-        huge[16..24].copy_from_slice(&u64::MAX.to_le_bytes());
-        assert!(good.restore(&huge, 2).is_err());
+        // Magic, version, round, the momentum's length: then its first value.
+        let mut not_finite = bytes;
+        not_finite[7..11].copy_from_slice(&f32::NAN.to_le_bytes());
+        let error = good.restore(&not_finite, 2).unwrap_err();
+        assert!(error.reason.contains("not finite"), "{error}");
     }
 
     #[test]
@@ -284,7 +448,7 @@ mod tests {
         for momentum in [-0.1, 1.0, f32::NAN, f32::INFINITY] {
             let config = MemberStateConfig {
                 momentum,
-                error_feedback: false,
+                feedback: Feedback::None,
             };
             assert!(config.check().is_err(), "{momentum}");
         }

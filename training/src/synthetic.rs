@@ -5,7 +5,7 @@
 //! uniform in [-1, 1)), `s` the spread. The mean of the members' optima tends to `c`, so that agreement is worth something.
 
 use crate::config::{SyntheticConfig, TrainingConfig};
-use crate::layout::{Layout, Role};
+use crate::layout::Layout;
 use crate::randomness::{StreamName, symmetric};
 use crate::trainer::{Continue, Evaluation, Progress, TrainError, Trained, Trainer};
 
@@ -45,7 +45,7 @@ impl SyntheticTrainer {
             .collect();
         Self {
             config: config.clone(),
-            layout: Layout::new().with("point", &[dimension], Role::Scalar),
+            layout: config.layout(),
             seed: session.seed,
             member,
             steps: session.local_steps,

@@ -1,6 +1,7 @@
 //! Everything that a peer computes for the protocol: a task and blobs in, a result and blobs out, on the caller's thread.
 //! It decides nothing and neither stores nor sends; what it keeps can be computed again, or was handed out to be stored.
 
+use synod_aggregation::privacy::PrivacyConfig;
 use synod_aggregation::{CombineError, Combiner, OuterState, PayloadVerdict, VerdictOutcome};
 use synod_protocol::identity::BlobId;
 use synod_protocol::task::{MemberVerdict, Outcome, Round, Task, TaskFailure, TaskResult, TrainReport, UpdateRef};
@@ -49,10 +50,15 @@ impl Worker {
         }
     }
 
-    /// The same worker in a session whose members carry this from update to update.
-    pub fn carrying(mut self, config: MemberStateConfig) -> Self {
-        self.own = MemberState::new(config);
+    /// The same worker in a session whose members carry this from update to update, and protect what they send so.
+    pub fn carrying(mut self, config: MemberStateConfig, privacy: &PrivacyConfig) -> Self {
+        self.own = MemberState::new(config).private(privacy);
         self
+    }
+
+    /// Whether a stored member state that cannot be restored means that nothing may be sent any more.
+    pub fn must_keep_member_state(&self) -> bool {
+        self.own.must_be_kept()
     }
 
     /// Takes up what was stored as `Done::member_state` of an earlier round.
@@ -103,9 +109,11 @@ impl Worker {
         let update = heldout
             .and_then(|heldout| Ok((heldout, trained?)))
             .map(|(heldout, trained)| {
+                // A loss tells of the data, too: where updates are noised, none is told.
+                let told = |loss: f32| if self.own.must_be_kept() { f32::NAN } else { loss };
                 let report = TrainReport {
-                    train_loss: trained.train_loss,
-                    heldout_loss: heldout.loss,
+                    train_loss: told(trained.train_loss),
+                    heldout_loss: told(heldout.loss),
                     tokens: trained.tokens,
                     steps: trained.steps,
                     wall_ms: trained.wall_ms,
@@ -114,7 +122,6 @@ impl Worker {
             });
         self.current = Some((*base, state));
         let (mut update, report) = update.map_err(environment)?;
-        let momentum = self.own.to_send(round, &mut update);
         if !update.iter().all(|value| value.is_finite()) {
             return Err(environment(TrainError::Diverged {
                 round,
@@ -122,36 +129,28 @@ impl Worker {
                 loss: report.train_loss,
             }));
         }
+        let ready = self.own.prepare(round, &mut update);
+        let ready = ready.map_err(|error| TaskFailure::Environment(error.to_string()))?;
         let mut payload = Vec::new();
-        self.combiner.encoder().encode(&update, &mut payload);
+        let carried = self.own.encode(ready, self.combiner.encoder(), &update, &mut payload);
         let id = BlobId::of(&payload);
         let result = TaskResult::Trained {
             payload: id,
             bytes: payload.len() as u64,
             report,
         };
-        let carried = self.carry(round, momentum, &update, &payload);
-        let member_state = carried.as_ref().map(|(id, _)| (round, *id));
+        let mut blobs = vec![(id, payload)];
+        let mut member_state = None;
+        if !self.own.is_stateless() {
+            let state = BlobId::of(&carried);
+            member_state = Some((round, state));
+            blobs.push((state, carried));
+        }
         Ok(Done {
             result,
-            blobs: carried.into_iter().chain([(id, payload)]).collect(),
+            blobs,
             member_state,
         })
-    }
-
-    /// The blob of this member's own state after an update, if members of this session have one.
-    fn carry(&mut self, round: Round, momentum: Vec<f32>, asked: &[f32], payload: &[u8]) -> Option<(BlobId, Vec<u8>)> {
-        if self.own.is_stateless() {
-            return None;
-        }
-        let mut sent = Vec::new();
-        if self.own.needs_decoded() {
-            sent.resize(asked.len(), 0.0);
-            let decoded = self.combiner.encoder().decode(payload, &mut sent);
-            assert_eq!(decoded, Ok(()), "an encoder's own bytes decode");
-        }
-        let bytes = self.own.sent(round, momentum, asked, &sent);
-        Some((BlobId::of(&bytes), bytes))
     }
 
     fn aggregate(

@@ -296,12 +296,25 @@ fn require_mean(rule: &RuleConfig) -> Result<(), PrivacyError> {
     }
 }
 
-/// A rule that is not known to be a sum counts as one that looks at updates.
+/// What a rule looks at. One whose weights depend on all claims (a capped mean) looks at updates, as far as masks go.
 fn class_of(rule: &RuleConfig) -> RuleClass {
     match rule {
         RuleConfig::Mean => RuleClass::Sum,
-        RuleConfig::Median | RuleConfig::TrimmedMean { .. } => RuleClass::Coordinates,
-        _ => RuleClass::Updates,
+        RuleConfig::Median | RuleConfig::TrimmedMean { .. } | RuleConfig::Meamed { .. } => RuleClass::Coordinates,
+        RuleConfig::Fltrust => RuleClass::Scores,
+        RuleConfig::CappedMean { .. }
+        | RuleConfig::CenteredClip { .. }
+        | RuleConfig::CarriedClip { .. }
+        | RuleConfig::Krum { .. }
+        | RuleConfig::MultiKrum { .. }
+        | RuleConfig::Bulyan { .. }
+        | RuleConfig::GeometricMedian { .. }
+        | RuleConfig::Rfa
+        | RuleConfig::Mda { .. }
+        | RuleConfig::Smea { .. }
+        | RuleConfig::Monna { .. }
+        | RuleConfig::Cge { .. }
+        | RuleConfig::Caf { .. } => RuleClass::Updates,
     }
 }
 

@@ -35,8 +35,8 @@ pub fn worker(scenario: &Scenario, member: PeerId) -> Worker {
         unreachable!("scenarios only have synthetic objectives")
     };
     let trainer = SyntheticTrainer::new(objective, &training, member.0);
-    let combiner = Combiner::composed(scenario.composition(), &scenario.encoding, scenario.outer);
-    Worker::new(Box::new(trainer), combiner).carrying(scenario.worker)
+    let combiner = Combiner::composed(scenario.composition(), scenario.encoding.build(), scenario.outer);
+    Worker::new(Box::new(trainer), combiner).carrying(scenario.worker, &scenario.privacy)
 }
 
 impl Bench {

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use synod_aggregation::privacy::PrivacyConfig;
 use synod_aggregation::{Composition, EncodingConfig, OuterConfig, PreAggregationConfig, RuleConfig};
 use synod_protocol::session::Terms;
 use synod_training::MemberStateConfig;
@@ -51,6 +52,9 @@ pub struct Scenario {
     /// What members carry from update to update.
     #[serde(default)]
     pub worker: MemberStateConfig,
+    /// How members protect what they send.
+    #[serde(default)]
+    pub privacy: PrivacyConfig,
     /// The synthetic objective.
     #[serde(default)]
     pub objective: SyntheticConfig,
@@ -304,6 +308,9 @@ impl Scenario {
             .map_err(|reason| ("encoding", reason.to_string()))?;
         self.outer.check().map_err(|reason| ("outer", reason.to_string()))?;
         self.worker.check().map_err(|reason| ("worker", reason.to_string()))?;
+        self.privacy
+            .check(self.peers, &self.rule)
+            .map_err(|reason| ("privacy", reason.to_string()))?;
         self.training()
             .check()
             .map_err(|reason| ("objective", reason.to_string()))?;
