@@ -75,9 +75,9 @@ soak:
 	@$(CARGO) build --release --quiet -p synod-testnet
 	@$(BUILD)/testnet simulate $(filter-out testnet/scenarios/thousand_peers.toml,$(wildcard testnet/scenarios/*.toml)) --seeds $(SEEDS)
 
-## bench-aggregation: time rules and encodings; one JSON object a case
+## bench-aggregation: time rules and encodings beside memory speed and ByzFL; one JSON object a case
 bench-aggregation:
-	@$(CARGO) bench --quiet -p synod-aggregation
+	@CARGO="$(CARGO)" scripts/bench-aggregation
 
 ## reproduce: regenerate the evidence of a claim: CLAIM=byzantine-table QUICK=1 DATA=FOLDER
 reproduce:

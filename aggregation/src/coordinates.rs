@@ -15,11 +15,14 @@ use crate::chunk_reader::ChunkReader;
 use crate::numeric;
 use crate::pre_aggregation::Mixture;
 use crate::simd::networks::{self, Comparator};
-use crate::simd::{Borders, Kernels, MixedRow, SUM_WIDTH};
+use crate::simd::{Borders, Kernels, MIX_WIDTH, MixedRow, SUM_WIDTH};
 use crate::sorting_network::{merge_exchange, prune};
 
 /// Coordinates of a chunk on which members' values within the kept ranges are counted.
 pub const COUNTED: usize = 256;
+
+/// How far ahead of the columns that are mixed the next ones are asked for.
+const AHEAD: usize = 2 * MIX_WIDTH;
 
 /// Chunks that one task works on, so that counts take little memory.
 const CHUNKS: usize = 16;
@@ -129,7 +132,7 @@ fn reduce_with(
 struct Scratch {
     reader: ChunkReader,
     /// The contributions of a block, converted, and the rows that they are mixed to.
-    converted: Vec<[f64; SUM_WIDTH]>,
+    converted: Vec<[f64; MIX_WIDTH]>,
     mixed: Vec<MixedRow>,
     sorted: Vec<MixedRow>,
 }
@@ -161,14 +164,20 @@ impl Scratch {
         } = self;
         let rows = reader.rows(contributions, first, out.len());
         if let Some(terms) = &plan.terms {
-            converted.resize(rows.len(), [0.0; SUM_WIDTH]);
+            converted.resize(rows.len(), [0.0; MIX_WIDTH]);
             for (block, out) in out.chunks_mut(SUM_WIDTH).enumerate() {
                 let begin = block * SUM_WIDTH;
-                for (row, converted) in rows.iter().zip(converted.iter_mut()) {
-                    plan.kernels.widen(&row[begin..begin + out.len()], converted);
-                }
-                for (terms, mixed) in terms.iter().zip(mixed.iter_mut()) {
-                    plan.kernels.mix_row(converted, terms, mixed);
+                for at in (0..out.len()).step_by(MIX_WIDTH) {
+                    let length = MIX_WIDTH.min(out.len() - at);
+                    for (row, converted) in rows.iter().zip(converted.iter_mut()) {
+                        let values = &row[begin + at..begin + at + length];
+                        plan.kernels.widen(values, converted);
+                        plan.kernels.prefetch(row, begin + at + AHEAD, MIX_WIDTH);
+                    }
+                    for (terms, mixed) in terms.iter().zip(mixed.iter_mut()) {
+                        let (parts, _) = mixed.as_chunks_mut::<MIX_WIDTH>();
+                        plan.kernels.mix_row(converted, terms, &mut parts[at / MIX_WIDTH]);
+                    }
                 }
                 let mixed: Vec<&[f32]> = mixed.iter().map(|row| &row[..]).collect();
                 plan.block(&mixed, 0, out, sorted, (begin < COUNTED).then_some(&mut *counts));

@@ -21,10 +21,13 @@ use rayon::prelude::*;
 use crate::aggregator::Contribution;
 use crate::chunk_reader::ChunkReader;
 use crate::numeric::{CHUNK, LANES};
-use crate::simd::{self, BLOCK, DEPTH, PanelRow, ProductBlock};
+use crate::simd::{BLOCK, DEPTH, Kernels, PanelRow, ProductBlock};
 
 /// Memory that the sums of the chunks of one batch may take: batches bound it, and change no bit.
 const BATCH_BYTES: usize = 256 << 10;
+
+/// Rows of which the next columns are asked for while one block of products is computed.
+const PREFETCHED: usize = 2;
 
 /// Scalar products of n vectors.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,6 +42,10 @@ impl Gram {
     /// # Panics
     /// When there is no contribution or a length differs.
     pub fn of(contributions: &[Contribution<'_>], centre: Option<&[f32]>) -> Self {
+        Self::with(Kernels::detect(), contributions, centre)
+    }
+
+    fn with(kernels: Kernels, contributions: &[Contribution<'_>], centre: Option<&[f32]>) -> Self {
         let n = contributions.len();
         let dimension = contributions.first().expect("at least one contribution").values.len();
         let lengths = contributions.iter().map(|c| c.values.len());
@@ -54,7 +61,7 @@ impl Gram {
             let sums: Vec<Vec<f64>> = (begin..chunks.min(begin + batch))
                 .into_par_iter()
                 .map_init(
-                    || Scratch::new(n),
+                    || Scratch::new(n, kernels),
                     |scratch, chunk| {
                         let start = chunk * CHUNK;
                         scratch.chunk(contributions, centre, start, CHUNK.min(dimension - start))
@@ -148,16 +155,18 @@ pub(crate) fn order_by(n: usize, key: impl Fn(usize) -> f64) -> Vec<usize> {
 /// What one thread works in: a panel of converted values and the blocks of the products' lanes.
 struct Scratch {
     n: usize,
+    kernels: Kernels,
     reader: ChunkReader,
     panel: Vec<[PanelRow; BLOCK]>,
     blocks: Vec<ProductBlock>,
 }
 
 impl Scratch {
-    fn new(n: usize) -> Self {
+    fn new(n: usize, kernels: Kernels) -> Self {
         let groups = n.div_ceil(BLOCK);
         Self {
             n,
+            kernels,
             reader: ChunkReader::default(),
             panel: vec![[[[0.0; LANES]; DEPTH]; BLOCK]; groups],
             blocks: vec![[[[0.0; LANES]; BLOCK]; BLOCK]; groups * (groups + 1) / 2],
@@ -172,12 +181,13 @@ impl Scratch {
         start: usize,
         length: usize,
     ) -> Vec<f64> {
-        let kernels = simd::Kernels::detect();
+        let kernels = self.kernels;
         let Self {
             n,
             reader,
             panel,
             blocks,
+            ..
         } = self;
         blocks.fill([[[0.0; LANES]; BLOCK]; BLOCK]);
         let rows = reader.rows(contributions, start, length);
@@ -187,10 +197,16 @@ impl Scratch {
             for (row, panel) in rows.iter().zip(panel.as_flattened_mut()) {
                 kernels.pack(&row[begin..end], centre, panel);
             }
-            let mut block = blocks.iter_mut();
+            let (mut block, mut coming) = (blocks.iter_mut(), rows.chunks(PREFETCHED));
             for (at, left) in panel.iter().enumerate() {
-                for (right, block) in panel[at..].iter().zip(&mut block) {
-                    kernels.products(left, right, block);
+                for ((other, right), block) in (at..).zip(&panel[at..]).zip(&mut block) {
+                    for row in coming.next().unwrap_or_default() {
+                        kernels.prefetch(row, end, DEPTH * LANES);
+                    }
+                    match other == at {
+                        true => kernels.own_products(left, block),
+                        false => kernels.products(left, right, block),
+                    }
                 }
             }
         }
@@ -205,7 +221,7 @@ fn unfold(n: usize, blocks: &[ProductBlock]) -> Vec<f64> {
     let pairs = (0..groups).flat_map(|left| (left..groups).map(move |right| (left, right)));
     for ((left, right), block) in pairs.zip(blocks) {
         for (i, row) in (left * BLOCK..n).zip(block) {
-            for (j, lanes) in (right * BLOCK..n).zip(row) {
+            for (j, lanes) in (right * BLOCK..n).zip(row).filter(|(j, _)| *j >= i) {
                 let sum = lanes.iter().fold(0.0, |sum, lane| sum + lane);
                 products[i * n + j] = sum;
                 products[j * n + i] = sum;
@@ -247,6 +263,29 @@ mod tests {
                         assert_eq!(gram.product(i, j), expected, "n = {n}, d = {dimension}, {i}, {j}");
                     }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn kernels_agree_to_the_last_bit() {
+        for (n, dimension) in [(1, 3), (5, 129), (16, 5000), (19, 300)] {
+            let rows: Vec<Vec<f32>> = (0..n)
+                .map(|i| {
+                    (0..dimension)
+                        .map(|k| ((k * 37 + i * 11) % 101) as f32 / 7.0 - 6.0)
+                        .collect()
+                })
+                .collect();
+            for centre in [None, Some(&rows[0][..])] {
+                let results: Vec<Gram> = Kernels::all()
+                    .into_iter()
+                    .map(|kernels| Gram::with(kernels, &contributions(&rows), centre))
+                    .collect();
+                assert!(
+                    results.iter().all(|result| *result == results[0]),
+                    "n = {n}, d = {dimension}"
+                );
             }
         }
     }

@@ -54,6 +54,12 @@ pub enum StateError {
         /// Length found.
         found: usize,
     },
+    /// A flag that is neither 0 nor 1.
+    #[error("state: a flag of {found} is neither 0 nor 1; fetch it again")]
+    Flag {
+        /// Value found.
+        found: u32,
+    },
     /// NaN or infinity among the parameters (from d on, the momentum; from 2 d on, what is carried).
     #[error("state: value {index} is NaN or infinite; go back to an earlier checkpoint")]
     NotFinite {

@@ -4,7 +4,7 @@
 use crate::aggregator::Contribution;
 use crate::chunk_reader::ChunkReader;
 use crate::numeric;
-use crate::simd::{Kernels, SUM_WIDTH};
+use crate::simd::Kernels;
 
 /// Weights of contributions; the aggregate is their weighted sum over the divisor.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,34 +43,56 @@ pub fn weighted_sum(contributions: &[Contribution<'_>], weights: &Weights, keep:
         .filter(|(_, weight)| **weight != 0.0)
         .map(|(c, w)| (*c, *w))
         .unzip();
-    numeric::for_each_chunk_init(out, ChunkReader::default, |reader, start, out| {
-        let kernels = Kernels::detect();
-        let rows = reader.rows(&used, start, out.len());
-        for (at, out) in out.chunks_mut(SUM_WIDTH).enumerate() {
-            let mut sums = [0.0f64; SUM_WIDTH];
-            if keep != 0.0 {
-                for (sum, out) in sums.iter_mut().zip(out.iter()) {
-                    *sum = keep * f64::from(*out);
-                }
-            }
-            kernels.add_rows(&rows, at * SUM_WIDTH, &factors, &mut sums);
-            for (out, sum) in out.iter_mut().zip(sums) {
-                *out = rounded(sum / weights.divisor);
-            }
-        }
-    });
+    weighted_sum_with(Kernels::detect(), &used, &factors, weights.divisor, keep, out);
 }
 
-/// The nearest f32; beyond the largest, the largest: weights above 1 must not turn finite updates into an infinity.
-fn rounded(value: f64) -> f32 {
-    const MOST: f64 = f32::MAX as f64;
-    let bounded = if value > MOST { MOST } else { value };
-    (if bounded < -MOST { -MOST } else { bounded }) as f32
+fn weighted_sum_with(
+    kernels: Kernels,
+    contributions: &[Contribution<'_>],
+    factors: &[f64],
+    divisor: f64,
+    keep: f64,
+    out: &mut [f32],
+) {
+    numeric::for_each_chunk_init(out, ChunkReader::default, |reader, start, out| {
+        let rows = reader.rows(contributions, start, out.len());
+        kernels.sum_rows(&rows, factors, keep, divisor, out);
+    });
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn kernels_agree_to_the_last_bit() {
+        for (n, dimension, keep) in [(1, 5, 0.0), (3, 64, 0.3), (16, 200, 0.0), (17, 555, 1.7)] {
+            let rows: Vec<Vec<f32>> = (0..n)
+                .map(|i| {
+                    (0..dimension)
+                        .map(|k| ((k * 37 + i * 11) % 101) as f32 / 7.0 - 6.0)
+                        .collect()
+                })
+                .collect();
+            let contributions: Vec<_> = rows.iter().map(|row| Contribution::dense(row, 1.0)).collect();
+            let factors: Vec<f64> = (0..n).map(|i| 1.0 / (i + 3) as f64).collect();
+            for (divisor, scale) in [(1.3, 1.0f32), (1e-300, 1e30)] {
+                let results: Vec<Vec<u32>> = Kernels::all()
+                    .into_iter()
+                    .map(|kernels| {
+                        let mut out = vec![0.7 * scale; dimension];
+                        weighted_sum_with(kernels, &contributions, &factors, divisor, keep, &mut out);
+                        assert!(out.iter().all(|value| value.is_finite()));
+                        out.iter().map(|value| value.to_bits()).collect()
+                    })
+                    .collect();
+                assert!(
+                    results.iter().all(|result| *result == results[0]),
+                    "n = {n}, d = {dimension}"
+                );
+            }
+        }
+    }
 
     #[test]
     fn sums_are_exact_on_integers_for_every_shape() {

@@ -7,11 +7,7 @@ use synod_aggregation::{
     PayloadVerdict, Radius, RuleConfig, Values, attacks,
 };
 
-const AVERAGING: OuterConfig = OuterConfig {
-    learning_rate: 1.0,
-    momentum: 0.0,
-    nesterov: false,
-};
+const AVERAGING: OuterConfig = OuterConfig::AVERAGING;
 
 fn encode(combiner: &Combiner, values: &[f32]) -> Vec<u8> {
     let mut bytes = Vec::new();

@@ -43,9 +43,12 @@ fn toml_is_what_a_person_would_write() {
         OuterConfig {
             learning_rate: 0.7,
             momentum: 0.5,
-            nesterov: true
+            nesterov: true,
+            clip_radius: None,
         }
     );
+    let section = read("rule = \"mean\"\nencoding = \"f32\"\n[outer]\nclip_radius = 2.5");
+    assert_eq!(section.outer.clip_radius, Some(2.5));
     let section = read("encoding = \"f32\"\n[rule.centered_clip]\niterations = 1\nradius = { fixed = 2.5 }");
     assert_eq!(
         section.rule,
@@ -54,6 +57,28 @@ fn toml_is_what_a_person_would_write() {
             radius: Radius::Fixed(2.5)
         }
     );
+}
+
+#[test]
+fn every_encoding_has_its_name_and_defaults_that_work() {
+    for (text, expected) in [
+        ("\"f16\"", EncodingConfig::F16),
+        ("{ int4 = {} }", EncodingConfig::Int4 { block: 128 }),
+        ("{ sign = {} }", EncodingConfig::Sign { block: 256 }),
+        ("{ top_k = { one_in = 100 } }", EncodingConfig::TopK { one_in: 100 }),
+        (
+            "{ chunked_top_k = {} }",
+            EncodingConfig::ChunkedTopK { chunk: 4096, keep: 64 },
+        ),
+        ("{ dct_top_k = { keep = 32 } }", EncodingConfig::DctTopK { keep: 32 }),
+        ("{ low_rank = {} }", EncodingConfig::LowRank { rank: 4 }),
+        ("{ random_seeds = {} }", EncodingConfig::RandomSeeds { pairs: 64 }),
+    ] {
+        let section = read(&format!("rule = \"mean\"\nencoding = {text}"));
+        assert_eq!(section.encoding, expected);
+        assert_eq!(expected.check(), Ok(()));
+        assert!(text.contains(expected.name()));
+    }
 }
 
 #[test]
@@ -97,12 +122,25 @@ fn postcard_brings_every_variant_back_and_its_bytes_are_fixed() {
         (EncodingConfig::F32, vec![0]),
         (EncodingConfig::Bf16, vec![1]),
         (EncodingConfig::Int8 { block: 64 }, vec![2, 64]),
+        (EncodingConfig::F16, vec![3]),
+        (EncodingConfig::Int4 { block: 64 }, vec![4, 64]),
+        (EncodingConfig::Sign { block: 64 }, vec![5, 64]),
+        (EncodingConfig::TopK { one_in: 64 }, vec![6, 64]),
+        (EncodingConfig::ChunkedTopK { chunk: 64, keep: 3 }, vec![7, 64, 3]),
+        (EncodingConfig::DctTopK { keep: 3 }, vec![8, 3]),
+        (EncodingConfig::LowRank { rank: 3 }, vec![9, 3]),
+        (EncodingConfig::RandomSeeds { pairs: 3 }, vec![10, 3]),
     ] {
         let bytes = postcard::to_stdvec(&encoding).unwrap();
         assert_eq!(bytes, expected);
         assert_eq!(postcard::from_bytes::<EncodingConfig>(&bytes).unwrap(), encoding);
     }
-    let outer = OuterConfig::default();
+    let outer = OuterConfig {
+        clip_radius: Some(1.0),
+        ..OuterConfig::default()
+    };
+    let averaging = postcard::to_stdvec(&OuterConfig::AVERAGING).unwrap();
+    assert_eq!(averaging, [0, 0, 0x80, 0x3f, 0, 0, 0, 0, 0, 0]);
     assert_eq!(
         postcard::from_bytes::<OuterConfig>(&postcard::to_stdvec(&outer).unwrap()).unwrap(),
         outer

@@ -2,7 +2,7 @@
 //! Paths, devices and ports are not here: they are each machine's own business.
 
 use serde::{Deserialize, Serialize};
-use synod_aggregation::{EncodingConfig, OuterConfig, RuleConfig};
+use synod_aggregation::{EncodingConfig, OuterConfig, RuleConfig, compatibility};
 use synod_protocol::identity::{PeerId, SessionId};
 use synod_protocol::limits;
 use synod_protocol::session::{Terms, TermsError};
@@ -150,6 +150,7 @@ impl SessionConfig {
         encoding
             .check()
             .map_err(|error| refuse("aggregation.encoding", encoding.name(), error))?;
+        compatibility::check(encoding, rule).map_err(|error| refuse("aggregation.encoding", encoding.name(), error))?;
         outer.check().map_err(|error| refuse("aggregation.outer", "…", error))
     }
 
@@ -366,6 +367,10 @@ mod tests {
             (
                 "name = 'a'\n[protocol]\nmax_state_bytes = 1000",
                 "protocol.max_state_bytes = 1000: a state of",
+            ),
+            (
+                "name = 'a'\n[aggregation]\nrule = 'median'\n[aggregation.encoding.chunked_top_k]",
+                "aggregation.encoding = chunked_top_k: encoding chunked_top_k does not go with rule median",
             ),
         ];
         for (text, part) in cases {

@@ -98,6 +98,7 @@ fn main() -> anyhow::Result<()> {
         learning_rate: rate.parse()?,
         momentum: momentum.parse()?,
         nesterov: true,
+        ..OuterConfig::default()
     };
     let workers = texts.iter().enumerate().map(|(index, text)| {
         let trainer = build_trainer(

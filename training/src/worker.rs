@@ -264,6 +264,7 @@ mod tests {
                     learning_rate: 0.7,
                     momentum: 0.5,
                     nesterov: true,
+                    ..OuterConfig::default()
                 };
                 Worker::new(Box::new(trainer), &RuleConfig::Mean, &EncodingConfig::F32, outer)
             });

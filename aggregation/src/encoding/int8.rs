@@ -10,7 +10,7 @@
 //! Canonical form: s is +0 and every q is 0; or s is normal, 127 · s is finite and some |q| is 127; never −128.
 //! A block so small that s would be subnormal (a < 1.5e-36) is written as zeros.
 
-use super::{DecodeError, Encoder, HEADER_LEN, assert_finite, begin, body, body_for_range, check_block};
+use super::{DecodeError, Encoder, HEADER_LEN, assert_finite, begin, body, body_for_range, check_setting, largest_of};
 
 /// The blockwise int8 encoding.
 #[derive(Clone, Copy, Debug)]
@@ -58,7 +58,7 @@ impl Encoder for Int8 {
 
     fn validate(&self, bytes: &[u8], dimension: usize) -> Result<(), DecodeError> {
         let body = body(bytes, TAG, dimension, self.encoded_len(dimension))?;
-        let rest = check_block(body, self.block)?;
+        let rest = check_setting(body, self.block)?;
         let (scales, quanta) = rest.split_at(dimension.div_ceil(self.block_len()) * 4);
         let (scales, _) = scales.as_chunks::<4>();
         for (index, (quanta, scale)) in quanta.chunks(self.block_len()).zip(scales).enumerate() {
@@ -93,11 +93,7 @@ impl Encoder for Int8 {
 
 /// Writes a block's integers and returns its scale.
 fn encode_block(values: &[f32], quanta: &mut [u8]) -> f32 {
-    let largest = values.iter().fold(0.0f32, |largest, value| {
-        let magnitude = value.abs();
-        if magnitude > largest { magnitude } else { largest }
-    });
-    let mut scale = largest / 127.0;
+    let mut scale = largest_of(values) / 127.0;
     if !scale.is_normal() {
         quanta.fill(0);
         return 0.0;

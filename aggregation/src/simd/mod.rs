@@ -14,15 +14,15 @@ use crate::numeric::LANES;
 /// Rows of a block of products.
 pub(crate) const BLOCK: usize = 4;
 /// Groups of [`LANES`] columns that a panel holds.
-pub(crate) const DEPTH: usize = 32;
+pub(crate) const DEPTH: usize = 16;
 /// A row of a panel: converted values.
 pub(crate) type PanelRow = [[f64; LANES]; DEPTH];
 /// Lanes of the products of a block of rows with another.
 pub(crate) type ProductBlock = [[[f64; LANES]; BLOCK]; BLOCK];
-/// Columns that are summed, mixed or sorted side by side.
+/// Columns that are summed or sorted side by side.
 pub(crate) const SUM_WIDTH: usize = 256;
-/// Rows that are added at once.
-const SUM_ROWS: usize = 8;
+/// Columns that are mixed side by side: sixteen rows of f64 are 8 KiB and stay in the first-level cache.
+pub(crate) const MIX_WIDTH: usize = 64;
 /// A block of one row.
 pub(crate) type MixedRow = [f32; SUM_WIDTH];
 /// The least and the greatest value that counted, column by column.
@@ -89,6 +89,18 @@ impl Kernels {
         all
     }
 
+    /// Asks for values that will be read soon; where they are already, or past the end, nothing happens.
+    pub(crate) fn prefetch(self, values: &[f32], begin: usize, length: usize) {
+        #[cfg(target_arch = "x86_64")]
+        if self != Self::Portable
+            && let Some(values) = values.get(begin..values.len().min(begin + length))
+        {
+            x86::prefetch(values);
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (values, begin, length);
+    }
+
     /// Converts `values` (minus `centre`) to f64 and pads with zeros.
     pub(crate) fn pack(self, values: &[f32], centre: Option<&[f32]>, panel: &mut PanelRow) {
         dispatch!(self, pack(values, centre, panel), pack(values, centre, panel))
@@ -99,22 +111,28 @@ impl Kernels {
         dispatch!(self, products(left, right, block), products(left, right, block))
     }
 
-    /// sums[k] += Σ_i factors[i] · rows[i][begin + k], row by row, as far as the rows reach.
-    pub(crate) fn add_rows(self, rows: &[&[f32]], begin: usize, factors: &[f64], sums: &mut [f64; SUM_WIDTH]) {
+    /// Adds the products of the rows with each other, those with j ≥ i.
+    pub(crate) fn own_products(self, rows: &[PanelRow; BLOCK], block: &mut ProductBlock) {
+        dispatch!(self, own_products(rows, block), products(rows, rows, block))
+    }
+
+    /// out[k] = (keep · out[k] + Σ_i factors[i] · rows[i][k]) / divisor, within the range of f32. Each row has as many values
+    /// as `out`.
+    pub(crate) fn sum_rows(self, rows: &[&[f32]], factors: &[f64], keep: f64, divisor: f64, out: &mut [f32]) {
         dispatch!(
             self,
-            add_rows(rows, begin, factors, sums),
-            add_rows(rows, begin, factors, sums)
+            sum_rows(rows, factors, keep, divisor, out),
+            sum_rows(rows, factors, keep, divisor, out)
         )
     }
 
     /// mixed[k] = Σ factor · rows[index][k] over the (index, factor) of `terms`, in their order.
-    pub(crate) fn mix_row(self, rows: &[[f64; SUM_WIDTH]], terms: &[(usize, f64)], mixed: &mut MixedRow) {
+    pub(crate) fn mix_row(self, rows: &[[f64; MIX_WIDTH]], terms: &[(usize, f64)], mixed: &mut [f32; MIX_WIDTH]) {
         dispatch!(self, mix_row(rows, terms, mixed), mix_row(rows, terms, mixed))
     }
 
     /// Converts values to f64.
-    pub(crate) fn widen(self, values: &[f32], converted: &mut [f64; SUM_WIDTH]) {
+    pub(crate) fn widen(self, values: &[f32], converted: &mut [f64; MIX_WIDTH]) {
         dispatch!(self, widen(values, converted), columns::widen(values, converted))
     }
 
@@ -205,56 +223,37 @@ fn products(left: &[PanelRow; BLOCK], right: &[PanelRow; BLOCK], block: &mut Pro
     }
 }
 
-#[inline(always)]
-fn add_rows(rows: &[&[f32]], begin: usize, factors: &[f64], sums: &mut [f64; SUM_WIDTH]) {
-    let (mut rows, mut factors) = (rows, factors);
-    while let Some((group, rest)) = rows.split_first_chunk::<SUM_ROWS>() {
-        let Some((weights, other)) = factors.split_first_chunk::<SUM_ROWS>() else {
-            break;
-        };
-        let whole = group.map(|row| row[begin..].first_chunk::<SUM_WIDTH>());
-        let [Some(a), Some(b), Some(c), Some(d), Some(e), Some(f), Some(g), Some(h)] = whole else {
-            break;
-        };
-        for k in 0..SUM_WIDTH {
-            let mut sum = sums[k];
-            sum += weights[0] * f64::from(a[k]);
-            sum += weights[1] * f64::from(b[k]);
-            sum += weights[2] * f64::from(c[k]);
-            sum += weights[3] * f64::from(d[k]);
-            sum += weights[4] * f64::from(e[k]);
-            sum += weights[5] * f64::from(f[k]);
-            sum += weights[6] * f64::from(g[k]);
-            sum += weights[7] * f64::from(h[k]);
-            sums[k] = sum;
+fn sum_rows(rows: &[&[f32]], factors: &[f64], keep: f64, divisor: f64, out: &mut [f32]) {
+    for (at, out) in out.chunks_mut(SUM_WIDTH).enumerate() {
+        let mut sums = [0.0f64; SUM_WIDTH];
+        if keep != 0.0 {
+            for (sum, out) in sums.iter_mut().zip(out.iter()) {
+                *sum = keep * f64::from(*out);
+            }
         }
-        (rows, factors) = (rest, other);
-    }
-    for (row, factor) in rows.iter().zip(factors) {
-        for (sum, &value) in sums.iter_mut().zip(&row[begin..]) {
-            *sum += factor * f64::from(value);
+        for (row, factor) in rows.iter().zip(factors) {
+            for (sum, &value) in sums.iter_mut().zip(&row[at * SUM_WIDTH..]) {
+                *sum += factor * f64::from(value);
+            }
+        }
+        for (out, sum) in out.iter_mut().zip(sums) {
+            *out = rounded(sum / divisor);
         }
     }
 }
 
-#[inline(always)]
-fn mix_row(rows: &[[f64; SUM_WIDTH]], terms: &[(usize, f64)], mixed: &mut MixedRow) {
-    let mut sums = [0.0f64; SUM_WIDTH];
-    let (groups, rest) = terms.as_chunks::<4>();
-    for &[(a, p), (b, q), (c, r), (d, s)] in groups {
-        let (a, b, c, d) = (&rows[a], &rows[b], &rows[c], &rows[d]);
-        for k in 0..SUM_WIDTH {
-            let mut sum = sums[k];
-            sum += p * a[k];
-            sum += q * b[k];
-            sum += r * c[k];
-            sum += s * d[k];
-            sums[k] = sum;
-        }
-    }
-    for &(a, p) in rest {
-        for (sum, value) in sums.iter_mut().zip(&rows[a]) {
-            *sum += p * value;
+/// The nearest f32; beyond the largest, the largest: weights above 1 must not turn finite updates into an infinity.
+fn rounded(value: f64) -> f32 {
+    const MOST: f64 = f32::MAX as f64;
+    let bounded = if value > MOST { MOST } else { value };
+    (if bounded < -MOST { -MOST } else { bounded }) as f32
+}
+
+fn mix_row(rows: &[[f64; MIX_WIDTH]], terms: &[(usize, f64)], mixed: &mut [f32; MIX_WIDTH]) {
+    let mut sums = [0.0f64; MIX_WIDTH];
+    for &(row, factor) in terms {
+        for (sum, value) in sums.iter_mut().zip(&rows[row]) {
+            *sum += factor * value;
         }
     }
     for (mixed, sum) in mixed.iter_mut().zip(sums) {

@@ -7,7 +7,27 @@
 #![allow(unsafe_code)] // loads and stores of whole vectors, each within a slice whose length was checked just before
 
 use super::networks::{Comparator, with_networks};
-use super::{BLOCK, Borders, DEPTH, MixedRow, PanelRow, ProductBlock, SUM_WIDTH, columns};
+use super::{BLOCK, Borders, DEPTH, MIX_WIDTH, MixedRow, PanelRow, ProductBlock, SUM_WIDTH, columns};
+
+/// f32 of a cache line.
+const LINE: usize = 16;
+
+/// How far ahead of the columns that are sorted the next ones are asked for: 1 KiB of each row.
+const AHEAD: usize = 256;
+
+/// Asks for `values` to be brought near, one line after the other.
+pub(crate) fn prefetch(values: &[f32]) {
+    for line in values.chunks(LINE) {
+        ask(line.as_ptr());
+    }
+}
+
+#[inline(always)]
+fn ask(at: *const f32) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    // SAFETY: a hint about an address, which is never read; it need not even be mapped.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+}
 
 /// The kernels, in terms of the vectors and operations of the module that calls it.
 macro_rules! functions {
@@ -16,12 +36,29 @@ macro_rules! functions {
         /// their sums in registers.
         #[target_feature(enable = $feature)]
         pub(crate) fn products(left: &[PanelRow; BLOCK], right: &[PanelRow; BLOCK], block: &mut ProductBlock) {
+            block_of_products::<false>(left, right, block);
+        }
+
+        /// Adds the products of the rows among each other, each pair once: those with j < i are left as they are.
+        #[target_feature(enable = $feature)]
+        pub(crate) fn own_products(rows: &[PanelRow; BLOCK], block: &mut ProductBlock) {
+            block_of_products::<true>(rows, rows, block);
+        }
+
+        #[inline]
+        #[target_feature(enable = $feature)]
+        fn block_of_products<const OWN: bool>(
+            left: &[PanelRow; BLOCK],
+            right: &[PanelRow; BLOCK],
+            block: &mut ProductBlock,
+        ) {
             for part in 0..8 / WIDE {
                 for top in (0..BLOCK).step_by(ROWS) {
-                    for side in (0..BLOCK).step_by(ROWS) {
+                    for side in (if OWN { top } else { 0 }..BLOCK).step_by(ROWS) {
+                        let own = OWN && top == side;
                         let mut sums = [[zero_wide(); ROWS]; ROWS];
                         for i in 0..ROWS {
-                            for j in 0..ROWS {
+                            for j in (if own { i } else { 0 })..ROWS {
                                 sums[i][j] = load_part(&block[top + i][side + j], part);
                             }
                         }
@@ -32,13 +69,13 @@ macro_rules! functions {
                             }
                             for i in 0..ROWS {
                                 let down = load_part(&left[top + i][k], part);
-                                for j in 0..ROWS {
+                                for j in (if own { i } else { 0 })..ROWS {
                                     sums[i][j] = add_wide(sums[i][j], multiply_wide(down, across[j]));
                                 }
                             }
                         }
                         for i in 0..ROWS {
-                            for j in 0..ROWS {
+                            for j in (if own { i } else { 0 })..ROWS {
                                 store_part(&mut block[top + i][side + j], part, sums[i][j]);
                             }
                         }
@@ -95,7 +132,7 @@ macro_rules! functions {
 
         /// [`columns::widen`] with wider instructions.
         #[target_feature(enable = $feature)]
-        pub(crate) fn widen(values: &[f32], converted: &mut [f64; SUM_WIDTH]) {
+        pub(crate) fn widen(values: &[f32], converted: &mut [f64; MIX_WIDTH]) {
             columns::widen(values, converted);
         }
 
@@ -123,16 +160,64 @@ macro_rules! functions {
             super::super::pack(values, centre, panel);
         }
 
-        /// [`add_rows`](super::super::add_rows) with wider instructions.
+        /// [`sum_rows`](super::super::sum_rows): the sums stay in registers over all rows, and what comes next is asked for.
         #[target_feature(enable = $feature)]
-        pub(crate) fn add_rows(rows: &[&[f32]], begin: usize, factors: &[f64], sums: &mut [f64; SUM_WIDTH]) {
-            super::super::add_rows(rows, begin, factors, sums);
+        pub(crate) fn sum_rows(rows: &[&[f32]], factors: &[f64], keep: f64, divisor: f64, out: &mut [f32]) {
+            const SUMS: usize = 8;
+            const WIDTH: usize = SUMS * WIDE;
+            let starts: Vec<(*const f32, f64)> = rows
+                .iter()
+                .zip(factors)
+                .map(|(row, factor)| (row[..out.len()].as_ptr(), *factor))
+                .collect();
+            let whole = out.len() - out.len() % WIDTH;
+            let (head, tail) = out.split_at_mut(whole);
+            for (block, out) in head.chunks_exact_mut(WIDTH).enumerate() {
+                let mut sums = [zero_wide(); SUMS];
+                if keep != 0.0 {
+                    for k in 0..SUMS {
+                        // SAFETY: a part of `out`, which has WIDTH values.
+                        let kept = unsafe { load_widened(out.as_ptr().wrapping_add(k * WIDE)) };
+                        sums[k] = multiply_wide(broadcast(keep), kept);
+                    }
+                }
+                for &(start, factor) in &starts {
+                    let (from, factor) = (start.wrapping_add(block * WIDTH), broadcast(factor));
+                    for line in 0..WIDTH / LINE {
+                        ask(from.wrapping_add(AHEAD + line * LINE));
+                    }
+                    for k in 0..SUMS {
+                        // SAFETY: `block * WIDTH + (k + 1) * WIDE` is at most `whole`, and every row has so many values.
+                        let values = unsafe { load_widened(from.wrapping_add(k * WIDE)) };
+                        sums[k] = add_wide(sums[k], multiply_wide(factor, values));
+                    }
+                }
+                for (out, pair) in out.chunks_exact_mut(LANES).zip(sums.as_chunks::<2>().0) {
+                    store(out, bounded_quotient((pair[0], pair[1]), divisor));
+                }
+            }
+            let rest: Vec<&[f32]> = rows.iter().map(|row| &row[whole..]).collect();
+            super::super::sum_rows(&rest, factors, keep, divisor, tail);
         }
 
-        /// [`mix_row`](super::super::mix_row) with wider instructions.
+        /// [`mix_row`](super::super::mix_row): the sums stay in registers over all terms.
         #[target_feature(enable = $feature)]
-        pub(crate) fn mix_row(rows: &[[f64; SUM_WIDTH]], terms: &[(usize, f64)], mixed: &mut MixedRow) {
-            super::super::mix_row(rows, terms, mixed);
+        pub(crate) fn mix_row(rows: &[[f64; MIX_WIDTH]], terms: &[(usize, f64)], mixed: &mut [f32; MIX_WIDTH]) {
+            const SUMS: usize = 8;
+            for (at, mixed) in mixed.chunks_exact_mut(SUMS * WIDE).enumerate() {
+                let mut sums = [zero_wide(); SUMS];
+                for &(row, factor) in terms {
+                    let (values, _) = rows[row].as_chunks::<WIDE>();
+                    let (values, _) = values.as_chunks::<SUMS>();
+                    let (values, factor) = (&values[at], broadcast(factor));
+                    for k in 0..SUMS {
+                        sums[k] = add_wide(sums[k], multiply_wide(factor, load_wide(&values[k])));
+                    }
+                }
+                for (mixed, pair) in mixed.chunks_exact_mut(LANES).zip(sums.as_chunks::<2>().0) {
+                    store(mixed, joined(pair[0], pair[1]));
+                }
+            }
         }
     };
 }
@@ -185,6 +270,9 @@ macro_rules! kernels {
                             let at = block * LANES;
                             // SAFETY: `at + LANES` is at most `out.len()`, which `starts` checked.
                             let mut values = unsafe { load_rows(&starts, at) };
+                            for start in &starts {
+                                ask(start.wrapping_add(at + AHEAD));
+                            }
                             $(order(&mut values, $a, $b);)*
                             let mut sum = (zero_wide(), zero_wide());
                             $(sum = add_widened(sum, values[$kept]);)*
@@ -305,15 +393,49 @@ pub(crate) mod avx512 {
         )
     }
 
+    /// The sums over `count`, within the range of f32, rounded.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn bounded_quotient(sum: (Wide, Wide), count: f64) -> Single {
+        let (count, most) = (broadcast(count), broadcast(f64::from(f32::MAX)));
+        let least = broadcast(f64::from(f32::MIN));
+        let low = _mm512_max_pd(_mm512_min_pd(_mm512_div_pd(sum.0, count), most), least);
+        let high = _mm512_max_pd(_mm512_min_pd(_mm512_div_pd(sum.1, count), most), least);
+        joined(low, high)
+    }
+
+    /// f32 as f64.
+    ///
+    /// # Safety
+    /// [`WIDE`] values may be read.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn load_widened(from: *const f32) -> Wide {
+        // SAFETY: promised by the caller.
+        _mm512_cvtps_pd(unsafe { _mm256_loadu_ps(from) })
+    }
+
     /// The sums over `count`, rounded.
     #[inline]
     #[target_feature(enable = "avx512f")]
     fn quotient(sum: (Wide, Wide), count: f64) -> Single {
-        let count = _mm512_set1_pd(count);
-        let low = _mm512_cvtpd_ps(_mm512_div_pd(sum.0, count));
-        let high = _mm512_cvtpd_ps(_mm512_div_pd(sum.1, count));
-        let joined = _mm512_castpd256_pd512(_mm256_castps_pd(low));
-        _mm512_castpd_ps(_mm512_insertf64x4::<1>(joined, _mm256_castps_pd(high)))
+        let count = broadcast(count);
+        joined(_mm512_div_pd(sum.0, count), _mm512_div_pd(sum.1, count))
+    }
+
+    /// Both, rounded.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn joined(low: Wide, high: Wide) -> Single {
+        let low = _mm512_castpd256_pd512(_mm256_castps_pd(_mm512_cvtpd_ps(low)));
+        let high = _mm256_castps_pd(_mm512_cvtpd_ps(high));
+        _mm512_castpd_ps(_mm512_insertf64x4::<1>(low, high))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn broadcast(value: f64) -> Wide {
+        _mm512_set1_pd(value)
     }
 }
 
@@ -412,13 +534,46 @@ pub(crate) mod avx2 {
         )
     }
 
+    /// The sums over `count`, within the range of f32, rounded.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn bounded_quotient(sum: (Wide, Wide), count: f64) -> Single {
+        let (count, most) = (broadcast(count), broadcast(f64::from(f32::MAX)));
+        let least = broadcast(f64::from(f32::MIN));
+        let low = _mm256_max_pd(_mm256_min_pd(_mm256_div_pd(sum.0, count), most), least);
+        let high = _mm256_max_pd(_mm256_min_pd(_mm256_div_pd(sum.1, count), most), least);
+        joined(low, high)
+    }
+
+    /// f32 as f64.
+    ///
+    /// # Safety
+    /// [`WIDE`] values may be read.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn load_widened(from: *const f32) -> Wide {
+        // SAFETY: promised by the caller.
+        _mm256_cvtps_pd(unsafe { _mm_loadu_ps(from) })
+    }
+
     /// The sums over `count`, rounded.
     #[inline]
     #[target_feature(enable = "avx2")]
     fn quotient(sum: (Wide, Wide), count: f64) -> Single {
-        let count = _mm256_set1_pd(count);
-        let low = _mm256_cvtpd_ps(_mm256_div_pd(sum.0, count));
-        let high = _mm256_cvtpd_ps(_mm256_div_pd(sum.1, count));
-        _mm256_set_m128(high, low)
+        let count = broadcast(count);
+        joined(_mm256_div_pd(sum.0, count), _mm256_div_pd(sum.1, count))
+    }
+
+    /// Both, rounded.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn joined(low: Wide, high: Wide) -> Single {
+        _mm256_set_m128(_mm256_cvtpd_ps(high), _mm256_cvtpd_ps(low))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn broadcast(value: f64) -> Wide {
+        _mm256_set1_pd(value)
     }
 }
