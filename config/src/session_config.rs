@@ -2,7 +2,7 @@
 //! Paths, devices and ports are not here: they are each machine's own business.
 
 use serde::{Deserialize, Serialize};
-use synod_aggregation::{EncodingConfig, OuterConfig, RuleConfig, compatibility};
+use synod_aggregation::{Composition, EncodingConfig, OuterConfig, PreAggregationConfig, RuleConfig, compatibility};
 use synod_protocol::identity::{PeerId, SessionId};
 use synod_protocol::limits;
 use synod_protocol::session::{Terms, TermsError};
@@ -39,6 +39,19 @@ pub struct AggregationConfig {
     pub encoding: EncodingConfig,
     /// How the combined update moves the model.
     pub outer: OuterConfig,
+    /// What is done to the updates before the rule, in this order. Nothing, since institutions that know each other start
+    /// with the plain mean; against faulty members `[{ arc = { f = 1 } }, { nnm = { f = 1 } }]` before a trimmed mean.
+    pub pre: Vec<PreAggregationConfig>,
+}
+
+impl AggregationConfig {
+    /// The rule with what is done before it.
+    pub fn composition(&self) -> Composition {
+        Composition {
+            pre: self.pre.clone(),
+            rule: self.rule.clone(),
+        }
+    }
 }
 
 impl Default for AggregationConfig {
@@ -48,6 +61,7 @@ impl Default for AggregationConfig {
             rule: RuleConfig::Mean,
             encoding: EncodingConfig::Bf16,
             outer: OuterConfig::default(),
+            pre: Vec::new(),
         }
     }
 }
@@ -138,15 +152,22 @@ impl SessionConfig {
     }
 
     fn check_aggregation(&self) -> Result<(), SessionConfigError> {
-        let AggregationConfig { rule, encoding, outer } = &self.aggregation;
+        let AggregationConfig {
+            rule, encoding, outer, ..
+        } = &self.aggregation;
+        let whole = self.aggregation.composition();
         let members = self.protocol.min_members as usize;
-        rule.check(members).map_err(|error| {
+        whole.check(members).map_err(|error| {
             refuse(
                 "aggregation.rule",
-                rule.name(),
+                whole.name(),
                 format!("{error} (protocol.min_members = {members})"),
             )
         })?;
+        if whole.needs_reference() {
+            let reason = "it needs an update of a validator's own, and members of a session contribute none yet";
+            return Err(refuse("aggregation.rule", whole.name(), reason));
+        }
         encoding
             .check()
             .map_err(|error| refuse("aggregation.encoding", encoding.name(), error))?;
@@ -165,8 +186,13 @@ impl SessionConfig {
                 reason,
             ));
         }
-        // Parameters and outer momentum, both f32; the frame around them is far below a kilobyte.
-        let state = 8 * parameters as u64 + 1024;
+        // Parameters, outer momentum and what a rule carries, all f32; the frame around them is far below a kilobyte.
+        let vectors = if self.aggregation.composition().carries_centre() {
+            3
+        } else {
+            2
+        };
+        let state = 4 * vectors * parameters as u64 + 1024;
         if state > self.protocol.max_state_bytes {
             let reason = format!("a state of {parameters} parameters has about {state} bytes: allow at least these");
             return Err(refuse(
@@ -355,6 +381,15 @@ mod tests {
             (
                 "name = 'a'\n[training.model.decoder]\nheads = 5",
                 "training.model.decoder.width = 128",
+            ),
+            (
+                "name = 'a'\n[aggregation]\nrule = 'fltrust'",
+                "aggregation.rule = fltrust: it needs an update of a validator's own",
+            ),
+            (
+                "name = 'a'\n[protocol]\nmin_members = 6\n[aggregation]\n\
+                 pre = [{ bucketing = {} }]\nrule = { trimmed_mean = { f = 2 } }",
+                "aggregation.rule = bucketing → trimmed_mean: 3 rows are left of 6 members",
             ),
             (
                 "name = 'a'\n[aggregation.rule.trimmed_mean]\nf = 1",

@@ -52,9 +52,9 @@ impl WorkerPlan {
             None => trainer,
         };
         let aggregation = &self.config.aggregation;
-        Ok(Worker::new(
+        Ok(Worker::composed(
             trainer,
-            &aggregation.rule,
+            aggregation.composition(),
             &aggregation.encoding,
             aggregation.outer,
         ))

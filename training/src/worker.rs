@@ -2,7 +2,8 @@
 //! It decides nothing, keeps nothing that could not be computed again, and neither stores nor sends.
 
 use synod_aggregation::{
-    CombineError, Combiner, EncodingConfig, OuterConfig, OuterState, PayloadVerdict, RuleConfig, VerdictOutcome,
+    CombineError, Combiner, Composition, EncodingConfig, OuterConfig, OuterState, PayloadVerdict, RuleConfig,
+    VerdictOutcome,
 };
 use synod_protocol::identity::BlobId;
 use synod_protocol::task::{MemberVerdict, Outcome, Task, TaskFailure, TaskResult, TrainReport, UpdateRef};
@@ -38,6 +39,16 @@ impl Worker {
     /// A worker of a session with these parts; the configs have passed their checks.
     pub fn new(trainer: Box<dyn Trainer>, rule: &RuleConfig, encoding: &EncodingConfig, outer: OuterConfig) -> Self {
         Self::from_parts(trainer, Combiner::new(rule, encoding, outer))
+    }
+
+    /// The same with what is done before the rule.
+    pub fn composed(
+        trainer: Box<dyn Trainer>,
+        rule: Composition,
+        encoding: &EncodingConfig,
+        outer: OuterConfig,
+    ) -> Self {
+        Self::from_parts(trainer, Combiner::composed(rule, encoding, outer))
     }
 
     /// The same, with a combiner that is already built.
