@@ -38,14 +38,15 @@ pub struct SessionFile {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AggregationConfig {
-    /// What is done to the updates of a round before the rule, in this order.
-    pub pre: Vec<PreAggregationConfig>,
-    /// How they become one.
+    /// How the updates of a round become one.
     pub rule: RuleConfig,
     /// How an update is written for the wire.
     pub encoding: EncodingConfig,
     /// How the combined update moves the model.
     pub outer: OuterConfig,
+    /// What is done to the updates before the rule, in this order. Nothing, since institutions that know each other start
+    /// with the plain mean; against faulty members `[{ arc = { f = 1 } }, { nnm = { f = 1 } }]` before a trimmed mean.
+    pub pre: Vec<PreAggregationConfig>,
     /// What each member carries from one of its updates to the next.
     pub worker: MemberStateConfig,
     /// How what a member sends is kept from telling of its data.
@@ -75,10 +76,10 @@ impl Default for AggregationConfig {
     /// Institutions that know each other: the plain mean, half-size updates, DiLoCo's outer step.
     fn default() -> Self {
         Self {
-            pre: Vec::new(),
             rule: RuleConfig::Mean,
             encoding: EncodingConfig::Bf16,
             outer: OuterConfig::default(),
+            pre: Vec::new(),
             worker: MemberStateConfig::default(),
             privacy: PrivacyConfig::None,
         }
@@ -186,8 +187,7 @@ impl SessionConfig {
             )
         })?;
         if composition.needs_reference() {
-            let reason =
-                "it measures updates by a validator's own, and validators do not send updates yet: use another rule";
+            let reason = "it needs an update of a validator's own, and members of a session contribute none yet: use another rule";
             return Err(refuse("aggregation.rule", composition.name(), reason));
         }
         encoding
@@ -348,6 +348,7 @@ fn of_training(error: ConfigError) -> SessionConfigError {
             width,
             format!("it must be an even multiple of heads = {heads}"),
         ),
+        ConfigError::GoldfishOfBytes { .. } => refuse("training.loss.goldfish.mode", "apertus", error),
         ConfigError::KeyValueHeads { heads, kv_heads } => refuse(
             "training.model.decoder.kv_heads",
             kv_heads,
@@ -440,6 +441,31 @@ mod tests {
             (
                 "name = 'a'\n[training.model.decoder]\nheads = 5",
                 "training.model.decoder.width = 128",
+            ),
+            (
+                "name = 'a'\n[aggregation]\nrule = 'fltrust'",
+                "aggregation.rule = fltrust: it needs an update of a validator's own",
+            ),
+            (
+                "name = 'a'\n[protocol]\nmin_members = 6\n[aggregation]\n\
+                 pre = [{ bucketing = {} }]\nrule = { trimmed_mean = { f = 2 } }",
+                "aggregation.rule = bucketing → trimmed_mean: 3 rows are left of 6 members",
+            ),
+            (
+                "name = 'a'\n[aggregation]\nencoding = { chunked_top_k = {} }\nworker = { feedback = { residual = {} } }",
+                "aggregation.outer.momentum = 0.9",
+            ),
+            (
+                "name = 'a'\n[aggregation]\nworker = { momentum = 1.0 }",
+                "momentum = 1 must be at least 0",
+            ),
+            (
+                "name = 'a'\n[aggregation]\nworker = { feedback = 'difference' }",
+                "aggregation.worker.feedback = difference",
+            ),
+            (
+                "name = 'a'\n[aggregation.privacy.secure_sum]",
+                "aggregation.privacy = secure_sum",
             ),
             (
                 "name = 'a'\n[aggregation.rule.trimmed_mean]\nf = 1",

@@ -174,11 +174,7 @@ impl Trust {
         }
         if !self.privacy {
             aggregation.worker.momentum = 0.9;
-            aggregation.outer = OuterConfig {
-                learning_rate: 1.0,
-                momentum: 0.0,
-                nesterov: false,
-            };
+            aggregation.outer = OuterConfig::AVERAGING;
             reasons.push(
                 "aggregation.worker.momentum = 0.9 in place of the outer step's: updates vary less, and liars find less room"
                     .to_owned(),
