@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use synod_config::Override;
+use synod_config::trust::Trust;
 
 use crate::commands::{self, Terminal};
 use crate::compute::Drill;
@@ -120,7 +121,7 @@ pub enum Command {
 pub enum SessionCommand {
     /// Create a session from a file or a preset; this node becomes its first member.
     #[command(
-        after_help = "Examples:\n  node session create --preset tiny --name first --data /srv/texts\n  node session create mine.toml --data /srv/texts\n  node session create --preset tiny --show > mine.toml    # a file to start from\n\nPresets: tiny (a demonstration, minutes on a CPU), small (ten million parameters), synthetic (no data needed)."
+        after_help = "Examples:\n  node session create --preset tiny --name first --data /srv/texts\n  node session create mine.toml --data /srv/texts\n  node session create --preset tiny --show > mine.toml    # a file to start from\n  node session create mine.toml --trust server=no,members=no,privacy=no --data /srv/texts\n\nPresets: tiny (a demonstration, minutes on a CPU), small (ten million parameters), synthetic (no data needed)."
     )]
     Create(CreateArgs),
     /// List this node's sessions.
@@ -211,6 +212,10 @@ pub struct CreateArgs {
     /// The session's name, in place of the file's.
     #[arg(long)]
     pub name: Option<String>,
+    /// Fill in rule, checking and privacy from whom you trust: server=yes|no,members=yes|no,privacy=yes|no. Replaces what
+    /// the file says of them; with --show, prints the file that comes out.
+    #[arg(long, value_name = "WHOM")]
+    pub trust: Option<Trust>,
     /// This institution's text: a file, a folder of .txt or .md files, or .jsonl with a `text` field.
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,

@@ -1,7 +1,9 @@
 //! `node session create|list|show`.
 //! The node checks and founds; this reads files and prints.
 
+use synod_config::load::parse_session;
 use synod_config::presets::{PRESETS, preset};
+use synod_config::trust::Trust;
 
 use super::table::Table;
 use super::{Terminal, absolute, client, converse, short};
@@ -13,7 +15,14 @@ use crate::failure::{Failure, Outcome};
 
 /// `node session create`
 pub fn create(dir: &DataDir, args: &CreateArgs, terminal: Terminal) -> Outcome {
-    let (place, file) = text(args)?;
+    let (place, mut file) = text(args)?;
+    if let Some(trust) = args.trust {
+        let reasons;
+        (file, reasons) = filled(&place, &file, trust)?;
+        // As comments, so that what --show prints is a file.
+        let shown = reasons.iter().filter(|_| !args.json);
+        shown.for_each(|reason| terminal.print(format!("# {reason}")));
+    }
     if args.show {
         terminal.print(file.trim_end());
         return Ok(());
@@ -39,6 +48,16 @@ pub fn create(dir: &DataDir, args: &CreateArgs, terminal: Terminal) -> Outcome {
         joined.name
     ));
     Ok(())
+}
+
+/// The file with what follows from the creator's trust, and why.
+fn filled(place: &str, text: &str, trust: Trust) -> Outcome<(String, Vec<String>)> {
+    let mut file = parse_session(place, text).map_err(Failure::user)?;
+    let reasons = trust
+        .apply(&mut file)
+        .map_err(|error| Failure::user(format!("{place}, --trust {trust}: {error}")))?;
+    let text = toml::to_string(&file).map_err(|error| Failure::user(format!("{place}: {error}")))?;
+    Ok((text, reasons))
 }
 
 fn text(args: &CreateArgs) -> Outcome<(String, String)> {
