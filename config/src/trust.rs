@@ -194,6 +194,8 @@ impl Trust {
             .noise_multiplier(Sampling::All, rounds, EPSILON, DELTA)
             .map_err(|error| AdviceError::Budget(error.to_string()))?;
         file.aggregation.worker = MemberStateConfig::default();
+        file.aggregation.outer = OuterConfig::AVERAGING;
+        reasons.push("aggregation.outer = averaging: momentum would add up the noise of ten rounds".to_owned());
         file.aggregation.privacy = PrivacyConfig::LocalDp(LocalDp {
             unit: Unit::Update,
             clip_norm: CLIP_NORM,
