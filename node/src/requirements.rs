@@ -10,10 +10,11 @@ use synod_config::node_config::RetentionSection;
 use synod_protocol::invite::Invite;
 use synod_protocol::message::Offer;
 use synod_protocol::session::Lifecycle;
-use synod_training::config::{DecoderConfig, ModelConfig};
+use synod_training::config::ModelConfig;
 use synod_training::data::{Documents, read_documents};
 use synod_training::device::DeviceChoice;
 use synod_training::factory::required_data;
+use synod_training::models::DecoderShape;
 
 use crate::data_dir::DataDir;
 use crate::failure::{Failure, Outcome};
@@ -102,12 +103,14 @@ pub fn session(config: &SessionConfig, offer: &Offer) -> Need {
 /// What would be trained: no requirement, but the reason for those that follow.
 pub fn model(config: &SessionConfig) -> Need {
     let size = Size::of(config);
-    let kind = match &config.training.model {
-        ModelConfig::Decoder(decoder) => format!(
+    let model = &config.training.model;
+    let kind = match model.decoder_shape() {
+        Some(shape) => format!(
             "decoder of {} layers, width {}, context {}",
-            decoder.layers, decoder.width, decoder.context
+            shape.layers, shape.width, shape.context
         ),
-        ModelConfig::Synthetic(_) => "synthetic objective".to_owned(),
+        None if matches!(model, ModelConfig::Synthetic(_)) => "synthetic objective".to_owned(),
+        None => "model of labelled samples".to_owned(),
     };
     let finding = format!(
         "{kind}: {} parameters; a round moves a state of {} and updates of {}",
@@ -274,10 +277,10 @@ impl Size {
 
     fn memory(&self, config: &SessionConfig, members: u64) -> u64 {
         let vector = 4 * self.parameters;
-        let activations = match &config.training.model {
-            ModelConfig::Decoder(decoder) => activation_bytes(decoder, u64::from(config.training.batch_sequences)),
-            ModelConfig::Synthetic(_) => 0,
-        };
+        let sequences = u64::from(config.training.batch_sequences);
+        // Models that are no decoders are small beside what the process takes anyway.
+        let shape = config.training.model.decoder_shape();
+        let activations = shape.map_or(0, |shape| activation_bytes(&shape, sequences));
         let training = (TRAINING_VECTORS * vector).saturating_add(activations);
         let combining = (COMBINING_VECTORS * vector).saturating_add(members.saturating_mul(vector + self.update));
         IDLE_MEMORY_BYTES.saturating_add(training.max(combining))
@@ -285,17 +288,9 @@ impl Size {
 }
 
 /// What a forward pass keeps for the backward pass, and as much again for the gradients of it, which go as they come.
-fn activation_bytes(decoder: &DecoderConfig, sequences: u64) -> u64 {
-    let (layers, width, hidden) = (
-        u64::from(decoder.layers),
-        u64::from(decoder.width),
-        decoder.hidden_width() as u64,
-    );
-    let (heads, context, vocabulary) = (
-        u64::from(decoder.heads),
-        u64::from(decoder.context),
-        decoder.vocabulary.size() as u64,
-    );
+fn activation_bytes(shape: &DecoderShape, sequences: u64) -> u64 {
+    let (layers, width, hidden) = (shape.layers as u64, shape.width as u64, shape.hidden as u64);
+    let (heads, context, vocabulary) = (shape.heads as u64, shape.context as u64, shape.vocabulary.size() as u64);
     // Per token and layer: two norms, queries, keys, values turned and not, attention twice, its result, the gated layer.
     let layer = 12 * width + 4 * hidden + 2 * heads * context;
     let token = layers.saturating_mul(layer) + 3 * vocabulary + 4 * width;
