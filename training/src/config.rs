@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use synod_protocol::identity::BlobId;
 
 use crate::models::apertus::ApertusConfig;
+use crate::models::network::NetworkConfig;
 use crate::models::shape::{DecoderShape, RotaryConfig, check_heads};
 use crate::objectives::LossConfig;
 use crate::optimizers::AdamWConfig;
@@ -66,6 +67,8 @@ pub enum ModelConfig {
     Synthetic(SyntheticConfig),
     /// A decoder-only transformer as in Apertus.
     Apertus(ApertusConfig),
+    /// Regression, a perceptron or a small convolutional network, on samples with labels.
+    Network(NetworkConfig),
 }
 
 impl ModelConfig {
@@ -74,7 +77,7 @@ impl ModelConfig {
         match self {
             Self::Decoder(decoder) => Some(decoder.into()),
             Self::Apertus(apertus) => Some(apertus.into()),
-            Self::Synthetic(_) => None,
+            Self::Synthetic(_) | Self::Network(_) => None,
         }
     }
 
@@ -83,6 +86,7 @@ impl ModelConfig {
             Self::Decoder(decoder) => decoder.check(),
             Self::Apertus(apertus) => apertus.check(),
             Self::Synthetic(synthetic) => synthetic.check(),
+            Self::Network(network) => network.check(),
         }
     }
 }
@@ -390,6 +394,7 @@ impl TrainingConfig {
             ModelConfig::Decoder(decoder) => decoder.parameter_count(),
             ModelConfig::Apertus(apertus) => DecoderShape::from(apertus).parameter_count(),
             ModelConfig::Synthetic(synthetic) => synthetic.dimension as usize,
+            ModelConfig::Network(network) => network.parameter_count(),
         }
     }
 }

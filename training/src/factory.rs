@@ -8,6 +8,8 @@ use crate::config::{ConfigError, ModelConfig, TrainingConfig};
 use crate::data::Dataset;
 use crate::data::{DataError, Windows};
 use crate::device::{DeviceChoice, DeviceError};
+use crate::models::network::{NetworkConfig, NetworkKind};
+use crate::samples::{SampleError, SampleTrainer, Samples, read_samples};
 use crate::synthetic::SyntheticTrainer;
 use crate::trainer::Trainer;
 use synod_protocol::identity::PeerId;
@@ -21,6 +23,15 @@ pub enum BuildError {
     /// The data cannot be used.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// The samples cannot be used.
+    #[error(transparent)]
+    Samples(#[from] SampleError),
+    /// The session trains on samples and this member brought none.
+    #[error(
+        "this session trains on samples with labels: give --data PATH (a file in LIBSVM's format, or a folder with IDX files of \
+         images and labels; either may be gzipped)"
+    )]
+    SamplesNeeded,
     /// The device cannot be used.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -65,6 +76,19 @@ pub fn required_data(config: &TrainingConfig) -> RequiredData {
                 sentence,
             }
         }
+        ModelConfig::Network(network) => {
+            let sentence = format!(
+                "samples of {} features with labels: a file in LIBSVM's format, or a folder with IDX files; {:.0} % of them are \
+                 kept out of training for evaluation",
+                network.inputs,
+                100.0 * config.heldout_fraction
+            );
+            RequiredData {
+                text: true,
+                least_bytes: 1,
+                sentence,
+            }
+        }
         ModelConfig::Synthetic(_) => {
             let sentence = "no data: the session trains a synthetic objective".to_owned();
             RequiredData {
@@ -95,6 +119,11 @@ pub fn build_trainer(
             })?;
             decoder_trainer(config, member, Some((path, windows)), device)
         }
+        ModelConfig::Network(network) => {
+            let path = data.ok_or(BuildError::SamplesNeeded)?;
+            let samples = read_network_samples(path, network)?;
+            Ok(Box::new(SampleTrainer::new(config, network, member.0, Some(samples))))
+        }
     }
 }
 
@@ -108,6 +137,23 @@ pub fn build_trainer_without_data(
     match &config.model {
         ModelConfig::Synthetic(synthetic) => Ok(Box::new(SyntheticTrainer::new(synthetic, config, member.0))),
         ModelConfig::Decoder(_) | ModelConfig::Apertus(_) => decoder_trainer(config, member, None, device),
+        ModelConfig::Network(network) => Ok(Box::new(SampleTrainer::new(config, network, member.0, None))),
+    }
+}
+
+/// Samples of the network's width, whose classes are among its own.
+fn read_network_samples(path: &Path, network: &NetworkConfig) -> Result<Samples, SampleError> {
+    let samples = read_samples(path, network.inputs as usize, network.kind == NetworkKind::Logistic)?;
+    let is_class = |label: f32| label >= 0.0 && label < network.classes as f32 && label.fract() == 0.0;
+    let foreign = (0..samples.len())
+        .map(|index| samples.label(index))
+        .find(|label| !is_class(*label));
+    match foreign {
+        Some(label) if network.kind != NetworkKind::Linear => Err(SampleError::Malformed {
+            path: path.to_owned(),
+            reason: format!("a label is {label}, but classes are 0 to {}", network.classes - 1),
+        }),
+        _ => Ok(samples),
     }
 }
 

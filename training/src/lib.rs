@@ -27,8 +27,10 @@ pub mod models;
 pub mod objectives;
 pub mod optimizers;
 pub mod processor;
+#[cfg(feature = "engine")]
 mod product;
 pub mod randomness;
+pub mod samples;
 pub mod schedules;
 pub mod synthetic;
 pub mod trainer;
