@@ -17,7 +17,7 @@ SEEDS ?= 1..50
 PEERS ?=
 ROUNDS ?=
 
-.PHONY: help deps build demo test test-architecture lint format-check clippy simulate soak bench-aggregation check-cuda clean-demo
+.PHONY: help deps build demo test test-architecture lint format-check clippy simulate soak bench-aggregation bench-data check-cuda clean-demo
 
 ## help: list the targets
 help:
@@ -75,6 +75,10 @@ soak:
 ## bench-aggregation: time rules and encodings; one JSON object a case
 bench-aggregation:
 	@$(CARGO) bench --quiet -p synod-aggregation
+
+## bench-data: time reading, tokenizing and packing on one core; one JSON object a case (SYNOD_DATA: real text)
+bench-data:
+	@$(CARGO) bench --quiet -p synod-training --no-default-features --features parquet --bench data
 
 ## check-cuda: type-check the CUDA build on a machine without a GPU, a CUDA toolkit or a network
 check-cuda: deps

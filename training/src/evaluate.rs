@@ -8,7 +8,7 @@ use crate::trainer::{Evaluation, TrainError};
 /// Windows in a batch: enough to fill the processor, small enough to stay in its caches.
 const WINDOWS_AT_ONCE: usize = 16;
 
-/// The mean loss over at most `most_windows` held-out windows, every predicted byte counting the same.
+/// The mean loss over at most `most_windows` held-out windows, every predicted token counting the same.
 pub fn heldout_loss(
     decoder: &Decoder,
     data: &Dataset,
@@ -18,9 +18,11 @@ pub fn heldout_loss(
     TrainError::check_length(decoder.layout(), parameters)?;
     let window = decoder.config().context as usize + 1;
     let (mut sum, mut tokens) = (0f64, 0u64);
-    for windows in data.heldout_windows(most_windows).chunks(WINDOWS_AT_ONCE) {
-        let predicted = windows.len() * (window - 1);
-        sum += f64::from(decoder.loss(parameters, &windows.concat(), window)?) * predicted as f64;
+    for rows in data.heldout_rows(most_windows).chunks(WINDOWS_AT_ONCE) {
+        let batch = data.heldout_batch(rows).map_err(TrainError::data)?;
+        let predicted = rows.len() * (window - 1);
+        let windows = batch.byte_windows().ok_or_else(TrainError::only_bytes)?;
+        sum += f64::from(decoder.loss(parameters, &windows, window)?) * predicted as f64;
         tokens += predicted as u64;
     }
     Ok(Evaluation {

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::config::{ConfigError, ModelConfig, TrainingConfig};
 #[cfg(feature = "engine")]
 use crate::data::Dataset;
-use crate::data::{DataError, Windows};
+use crate::data::{DataError, DataOptions, Windows};
 use crate::device::{DeviceChoice, DeviceError};
 use crate::synthetic::SyntheticTrainer;
 use crate::trainer::Trainer;
@@ -26,8 +26,8 @@ pub enum BuildError {
     Device(#[from] DeviceError),
     /// The session trains on text and this member brought none.
     #[error(
-        "this session trains a language model: give --data PATH (a text file, a folder of .txt or .md files, or a .jsonl \
-         file with a `text` field) with at least {bytes} bytes of text"
+        "this session trains a language model: give --data PATH (a text file, a .jsonl or .parquet file with a `text` field, \
+         or a folder of such files) with at least {bytes} bytes of text"
     )]
     DataNeeded {
         /// The least number of bytes.
@@ -55,8 +55,8 @@ pub fn required_data(config: &TrainingConfig) -> RequiredData {
         ModelConfig::Decoder(decoder) => {
             let least_bytes = Windows::of(config, decoder).least_bytes();
             let sentence = format!(
-                "text of at least {least_bytes} bytes: a text file, a folder of .txt or .md files, or a .jsonl file with a \
-                 `text` field; {:.0} % of it is kept out of training for evaluation",
+                "text of at least {least_bytes} bytes: a text file, a .jsonl or .parquet file with a `text` field, or a folder \
+                 of such files; {:.0} % of the documents are kept out of training for evaluation",
                 100.0 * config.heldout_fraction
             );
             RequiredData {
@@ -85,15 +85,26 @@ pub fn build_trainer(
     data: Option<&Path>,
     device: &DeviceChoice,
 ) -> Result<Box<dyn Trainer>, BuildError> {
+    build_trainer_from(config, member, data.map(DataOptions::from).as_ref(), device)
+}
+
+/// The same, with all that a machine can say of its data: several paths, the text's field, a tokenizer, a folder for
+/// tokens.
+pub fn build_trainer_from(
+    config: &TrainingConfig,
+    member: PeerId,
+    data: Option<&DataOptions>,
+    device: &DeviceChoice,
+) -> Result<Box<dyn Trainer>, BuildError> {
     config.check()?;
     match &config.model {
         ModelConfig::Synthetic(synthetic) => Ok(Box::new(SyntheticTrainer::new(synthetic, config, member.0))),
         ModelConfig::Decoder(decoder) => {
             let windows = Windows::of(config, decoder);
-            let path = data.ok_or(BuildError::DataNeeded {
+            let options = data.ok_or(BuildError::DataNeeded {
                 bytes: windows.least_bytes(),
             })?;
-            decoder_trainer(config, decoder, member, Some((path, windows)), device)
+            decoder_trainer(config, decoder, member, Some((options, windows)), device)
         }
     }
 }
@@ -116,11 +127,13 @@ fn decoder_trainer(
     config: &TrainingConfig,
     decoder: &crate::config::DecoderConfig,
     member: PeerId,
-    data: Option<(&Path, Windows)>,
+    data: Option<(&DataOptions, Windows)>,
     device: &DeviceChoice,
 ) -> Result<Box<dyn Trainer>, BuildError> {
     let device = device.open()?;
-    let dataset = data.map(|(path, windows)| Dataset::open(path, windows)).transpose()?;
+    let dataset = data
+        .map(|(options, windows)| Dataset::open(options.clone(), windows))
+        .transpose()?;
     Ok(Box::new(crate::local_steps::LanguageTrainer::new(
         config, decoder, member.0, dataset, device,
     )))
@@ -131,7 +144,7 @@ fn decoder_trainer(
     _: &TrainingConfig,
     _: &crate::config::DecoderConfig,
     _: PeerId,
-    _: Option<(&Path, Windows)>,
+    _: Option<(&DataOptions, Windows)>,
     _: &DeviceChoice,
 ) -> Result<Box<dyn Trainer>, BuildError> {
     Err(BuildError::NoEngine)

@@ -1,17 +1,17 @@
 //! The inner loop of training a language model, on one screen (DiLoCo's workers: Douillard et al., 2023, algorithm 1).
 //! It knows nothing of rounds beyond their number; the optimizer starts fresh in each, see `TrainingConfig::optimizer`.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use burn::tensor::Device;
 
 use crate::config::{DecoderConfig, OptimizerConfig, TrainingConfig};
-use crate::data::Dataset;
+use crate::data::{Dataset, Order, Prefetch};
 use crate::evaluate::heldout_loss;
 use crate::layout::Layout;
 use crate::models::decoder::Decoder;
 use crate::optimizers::{AdamW, clip_global_norm};
-use crate::randomness::StreamName;
 use crate::trainer::{Continue, Evaluation, Progress, TrainError, Trained, Trainer};
 
 /// Trains a decoder on one institution's text.
@@ -20,7 +20,7 @@ pub struct LanguageTrainer {
     config: TrainingConfig,
     decoder: Decoder,
     member: [u8; 32],
-    data: Option<Dataset>,
+    data: Option<Arc<Dataset>>,
 }
 
 impl LanguageTrainer {
@@ -36,13 +36,13 @@ impl LanguageTrainer {
             config: config.clone(),
             decoder: Decoder::new(decoder, device),
             member,
-            data,
+            data: data.map(Arc::new),
         }
     }
 
     /// The text, where there is some.
     pub fn data(&self) -> Option<&Dataset> {
-        self.data.as_ref()
+        self.data.as_deref()
     }
 }
 
@@ -72,17 +72,18 @@ impl Trainer for LanguageTrainer {
         let mut optimizer = AdamW::new(adamw, layout);
         let mut parameters = start.to_vec(); // [P]
         let mut gradient = vec![0.0; parameters.len()]; // [P]
-        let mut batch = Vec::new();
+        let order = Order {
+            seed: self.config.seed,
+            member: self.member,
+        };
+        // Batches are numbered through all rounds: a member that restarts or joins late takes up the count.
+        let first = (round.max(1) - 1) * u64::from(steps);
+        let mut batches = Prefetch::new(data.clone(), order, sequences, first..first + u64::from(steps));
         let (mut loss_sum, mut tokens) = (0f64, 0u64);
         for step in 0..steps {
-            let name = StreamName {
-                purpose: "training batch",
-                seed: self.config.seed,
-                member: self.member,
-                round,
-                step: u64::from(step),
-            };
-            data.training_batch(name, sequences, &mut batch); // [B, T + 1] bytes
+            let batch = batches.next().ok_or_else(|| TrainError::data("its thread ended"))?;
+            let batch = batch.map_err(TrainError::data)?; // [B, T] tokens and targets
+            let batch = batch.byte_windows().ok_or_else(TrainError::only_bytes)?; // [B, T + 1] bytes
             let loss = self
                 .decoder
                 .loss_and_gradient(&parameters, &batch, context + 1, &mut gradient)?;

@@ -53,6 +53,20 @@ impl Batch {
         }
     }
 
+    /// The rows as windows of `length + 1` bytes, for a model over bytes that counts all tokens alike; `None` where tokens are
+    /// no bytes or have weights or documents.
+    pub fn byte_windows(&self) -> Option<Vec<u8>> {
+        if self.weights.is_some() || self.starts.is_some() || self.length == 0 {
+            return None;
+        }
+        let rows = self
+            .tokens
+            .chunks_exact(self.length)
+            .zip(self.targets.chunks_exact(self.length));
+        let windows = rows.flat_map(|(tokens, targets)| tokens.iter().chain(targets.last()));
+        windows.map(|token| u8::try_from(*token).ok()).collect()
+    }
+
     /// Some of the rows, as a micro-batch.
     pub fn slice(&self, rows: Range<usize>) -> Self {
         let range = rows.start * self.length..rows.end * self.length;
@@ -138,6 +152,8 @@ mod tests {
         );
         assert_eq!(batch.slice(1..2), Batch::of_windows(&[4, 5, 6], 2));
         assert_eq!(Batch::default().rows(), 0);
+        assert_eq!(batch.byte_windows(), Some(vec![1, 2, 3, 4, 5, 6]));
+        assert_eq!(Batch::of_windows(&[1, 256], 1).byte_windows(), None);
     }
 
     #[test]
