@@ -40,7 +40,9 @@ pub mod worker;
 pub use allocator::tune_allocator;
 pub use config::TrainingConfig;
 pub use device::DeviceChoice;
-pub use factory::{BuildError, RequiredData, build_trainer, build_trainer_without_data, required_data};
+pub use factory::{
+    BuildError, RequiredData, build_trainer, build_trainer_from, build_trainer_without_data, required_data,
+};
 pub use member_state::{MemberState, MemberStateConfig};
 pub use trainer::{Continue, Evaluation, Progress, TrainError, Trained, Trainer};
 pub use worker::{Done, Worker};

@@ -1,18 +1,18 @@
 //! The inner loop of training a language model, on one screen (DiLoCo's workers: Douillard et al., 2023, algorithm 1).
 //! It knows nothing of rounds beyond their number; the optimizer starts fresh in each, see `TrainingConfig::optimizer`.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use burn::tensor::Device;
 
 use crate::config::{OptimizerConfig, TrainingConfig};
-use crate::data::{Batch, Dataset};
+use crate::data::{Dataset, Order, Prefetch};
 use crate::evaluate::heldout_loss;
 use crate::layout::Layout;
 use crate::models::decoder::Decoder;
 use crate::models::shape::DecoderShape;
 use crate::optimizers::{AdamW, clip_global_norm};
-use crate::randomness::StreamName;
 use crate::trainer::{Continue, Evaluation, Progress, TrainError, Trained, Trainer};
 
 /// Trains a decoder on one institution's text.
@@ -21,7 +21,7 @@ pub struct LanguageTrainer {
     config: TrainingConfig,
     decoder: Decoder,
     member: [u8; 32],
-    data: Option<Dataset>,
+    data: Option<Arc<Dataset>>,
 }
 
 impl LanguageTrainer {
@@ -37,13 +37,13 @@ impl LanguageTrainer {
             config: config.clone(),
             decoder: Decoder::new(decoder, device).with_z_loss(config.loss.z_loss),
             member,
-            data,
+            data: data.map(Arc::new),
         }
     }
 
     /// The text, where there is some.
     pub fn data(&self) -> Option<&Dataset> {
-        self.data.as_ref()
+        self.data.as_deref()
     }
 }
 
@@ -73,23 +73,20 @@ impl Trainer for LanguageTrainer {
         let mut optimizer = AdamW::new(adamw, layout);
         let mut parameters = start.to_vec(); // [P]
         let mut gradient = vec![0.0; parameters.len()]; // [P]
-        let mut windows = Vec::new();
+        let order = Order {
+            seed: self.config.seed,
+            member: self.member,
+        };
+        // Batches are numbered through all rounds: a member that restarts or joins late takes up the count.
+        let first = (round.max(1) - 1) * u64::from(steps);
+        let mut batches = Prefetch::new(data.clone(), order, sequences, first..first + u64::from(steps));
         let (mut loss_sum, mut tokens) = (0f64, 0u64);
         for step in 0..steps {
-            let name = StreamName {
-                purpose: "training batch",
-                seed: self.config.seed,
-                member: self.member,
-                round,
-                step: u64::from(step),
-            };
-            data.training_batch(name, sequences, &mut windows); // [B, T + 1] bytes
-            let tokens_of_windows: Vec<u32> = windows.iter().copied().map(u32::from).collect();
-            let batch = Batch::of_windows(&tokens_of_windows, context);
-            let loss = self
-                .decoder
-                .loss_and_gradient(&parameters, &batch, &mut gradient)?
-                .mean() as f32;
+            let batch = batches.next().ok_or_else(|| TrainError::data("its thread ended"))?;
+            let batch = batch.map_err(TrainError::data)?; // [B, T] tokens and targets
+            let sum = self.decoder.loss_and_gradient(&parameters, &batch, &mut gradient)?;
+            // Where masks leave no token, there is no loss and no gradient.
+            let loss = if sum.weight == 0.0 { 0.0 } else { sum.mean() as f32 };
             let norm = clip_global_norm(&mut gradient, self.config.gradient_clip);
             if !(loss.is_finite() && norm.is_finite()) {
                 return Err(TrainError::Diverged {

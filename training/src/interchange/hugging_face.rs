@@ -15,7 +15,7 @@ use crate::config::{ModelConfig, TrainingConfig, Vocabulary};
 use crate::models::shape::DecoderShape;
 
 /// How a model is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ExportOptions<'a> {
     /// How numbers are written.
     pub precision: Precision,
