@@ -24,8 +24,11 @@ pub mod layout;
 pub mod local_steps;
 pub mod models;
 pub mod optimizers;
+mod product;
 pub mod randomness;
 pub mod schedules;
+#[cfg(feature = "engine")]
+mod second_gradient;
 pub mod synthetic;
 pub mod trainer;
 pub mod worker;

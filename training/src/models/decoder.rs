@@ -9,6 +9,7 @@ use super::fused;
 use super::operations::{self, AttentionShape};
 use crate::config::DecoderConfig;
 use crate::layout::Layout;
+use crate::randomness::{ChaCha8Rng, unit};
 use crate::trainer::TrainError;
 
 /// A decoder's arithmetic on one device.
@@ -95,14 +96,44 @@ impl Decoder {
     ) -> Result<f32, TrainError> {
         let weights = self.weights(parameters, true);
         let loss = self.loss_tensor(&weights, batch, window);
+        self.backward(&weights, &loss, gradient)?;
+        scalar(loss.inner())
+    }
+
+    /// The gradient over `gradient` of the mean loss for labels that are drawn from the model's own predictions on the
+    /// inputs of `batch`: what the Gauss–Newton–Bartlett estimate of the curvature is made from (Liu et al., 2023).
+    pub fn sampled_label_gradient(
+        &self,
+        parameters: &[f32],
+        batch: &[u8],
+        window: usize,
+        rng: &mut ChaCha8Rng,
+        gradient: &mut [f32],
+    ) -> Result<(), TrainError> {
+        let (mut inputs, mut labels) = (Vec::new(), Vec::new());
+        for bytes in batch.chunks_exact(window) {
+            inputs.extend_from_slice(&bytes[..window - 1]);
+            let logits = self.logits(parameters, &bytes[..window - 1])?; // [T, V]
+            labels.extend(
+                logits
+                    .chunks_exact(self.config.vocabulary.size())
+                    .map(|row| draw(row, rng)),
+            );
+        }
+        let weights = self.weights(parameters, true);
+        let hidden = self.hidden(&weights, &inputs, window - 1); // [B·T, D]
+        let loss = self.head_loss(hidden, weights.embedding.clone(), &labels);
+        self.backward(&weights, &loss, gradient)
+    }
+
+    fn backward(&self, weights: &Weights, loss: &Tensor<1>, gradient: &mut [f32]) -> Result<(), TrainError> {
         let mut gradients = loss.backward();
         weights.for_each(&self.leaves, |leaf, tensor| {
             let values = tensor.grad_remove(&mut gradients).map(Tensor::into_data);
             let values = values.ok_or_else(|| TrainError::Engine("a parameter has no gradient".to_owned()))?;
             gradient[leaf.range.clone()].copy_from_slice(values.as_slice().map_err(engine)?);
             Ok(())
-        })?;
-        scalar(loss.inner())
+        })
     }
 
     /// The mean loss alone.
@@ -233,6 +264,18 @@ impl Weights {
     }
 }
 
+/// A token drawn with the probabilities of its logits.
+fn draw(logits: &[f32], rng: &mut ChaCha8Rng) -> u8 {
+    let greatest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let weight = |logit: f32| f64::from(logit - greatest).exp();
+    let mut left = f64::from(unit(rng)) * logits.iter().map(|logit| weight(*logit)).sum::<f64>();
+    let drawn = logits.iter().position(|logit| {
+        left -= weight(*logit);
+        left < 0.0
+    });
+    drawn.unwrap_or(logits.len() - 1) as u8
+}
+
 fn scalar(tensor: Tensor<1>) -> Result<f32, TrainError> {
     tensor.try_into_scalar::<f32>().map_err(engine)
 }
@@ -301,6 +344,16 @@ mod tests {
                     norm(&mut place.range().map(|i| ours[i] - theirs[i])) / norm(&mut place.range().map(|i| theirs[i]));
                 assert!(far < 1e-5, "{}: {far}", place.name);
             }
+        }
+    }
+
+    #[test]
+    fn labels_are_drawn_as_often_as_the_model_finds_them_likely() {
+        let mut rng = StreamName::default().open();
+        let mut counts = [0; 3];
+        (0..40_000).for_each(|_| counts[usize::from(draw(&[1f32.ln(), 2f32.ln(), 5f32.ln()], &mut rng))] += 1);
+        for (count, share) in counts.iter().zip([0.125, 0.25, 0.625]) {
+            assert!((f64::from(*count) / 40_000.0 - share).abs() < 0.01, "{counts:?}");
         }
     }
 

@@ -7,7 +7,6 @@
 mod attention;
 mod head_loss;
 mod numeric;
-mod product;
 mod rms_norm;
 mod swiglu;
 
@@ -16,6 +15,7 @@ pub(crate) use head_loss::head_loss;
 pub(crate) use rms_norm::rms_norm;
 pub(crate) use swiglu::swiglu;
 
+use crate::product;
 use burn::backend::autodiff::ops::NodeGuard;
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::backend::{Autodiff, Flex};

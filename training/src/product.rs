@@ -1,9 +1,11 @@
 //! One safe door to the `gemm` crate: products of strided matrices on slices, on the calling thread.
 //! It chooses no blocking and spawns no threads; callers cut their work by sequences.
 
+use std::ops::Range;
+
 /// A matrix in a slice: element `(r, c)` is at `r · row_stride + c · column_stride`.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Matrix<'a> {
+pub(crate) struct Matrix<'a> {
     data: &'a [f32],
     rows: usize,
     columns: usize,
@@ -24,6 +26,19 @@ impl<'a> Matrix<'a> {
             columns,
             row_stride,
             column_stride: 1,
+        }
+    }
+
+    /// Some of its rows.
+    pub fn rows(self, range: Range<usize>) -> Self {
+        assert!(
+            range.start < range.end && range.end <= self.rows,
+            "some rows of the matrix"
+        );
+        Self {
+            data: &self.data[range.start * self.row_stride..],
+            rows: range.len(),
+            ..self
         }
     }
 
@@ -55,8 +70,22 @@ fn reaches(rows: usize, columns: usize, row_stride: usize) -> usize {
 }
 
 /// Writes `left · right` over `out`, or adds it to what is there.
+#[cfg(feature = "engine")]
+pub(crate) fn multiply(out: &mut [f32], row_stride: usize, left: Matrix<'_>, right: Matrix<'_>, add: bool) {
+    let keep = if add { Some(1.0) } else { None };
+    multiply_scaled(out, row_stride, keep, 1.0, left, right);
+}
+
+/// Writes `keep · out + scale · left · right` over `out`; without `keep`, what is there is not read.
 #[allow(unsafe_code)]
-pub(super) fn multiply(out: &mut [f32], row_stride: usize, left: Matrix<'_>, right: Matrix<'_>, add: bool) {
+pub(crate) fn multiply_scaled(
+    out: &mut [f32],
+    row_stride: usize,
+    keep: Option<f32>,
+    scale: f32,
+    left: Matrix<'_>,
+    right: Matrix<'_>,
+) {
     assert_eq!(left.columns, right.rows, "the inner sizes agree");
     assert!(
         reaches(left.rows, right.columns, row_stride) <= out.len(),
@@ -77,15 +106,15 @@ pub(super) fn multiply(out: &mut [f32], row_stride: usize, left: Matrix<'_>, rig
             out.as_mut_ptr(),
             1,
             row_stride as isize,
-            add,
+            keep.is_some(),
             left.data.as_ptr(),
             left.column_stride as isize,
             left.row_stride as isize,
             right.data.as_ptr(),
             right.column_stride as isize,
             right.row_stride as isize,
-            1.0,
-            1.0,
+            keep.unwrap_or(0.0),
+            scale,
             false,
             false,
             false,
@@ -104,7 +133,7 @@ mod tests {
         let left = Matrix::new(&data, 3, 4, 9); // 3 × 4
         let right = Matrix::new(&data[5..], 2, 4, 6).transposed(); // 4 × 2
         let mut out = vec![1.0; 3 * 5];
-        multiply(&mut out, 5, left, right, true);
+        multiply_scaled(&mut out, 5, Some(1.0), 1.0, left, right);
         for (row, values) in out.chunks(5).enumerate() {
             for (column, value) in values[..2].iter().enumerate() {
                 let expected: f32 = (0..4).map(|k| data[row * 9 + k] * data[5 + column * 6 + k]).sum();
@@ -112,6 +141,18 @@ mod tests {
             }
             assert_eq!(values[2..], [1.0; 3]);
         }
+    }
+
+    #[test]
+    fn some_rows_scaled_are_right_and_the_rest_untouched() {
+        let data: Vec<f32> = (0..12).map(|i| i as f32).collect();
+        let left = Matrix::new(&data, 3, 4, 4).transposed(); // 4 × 3
+        let right = Matrix::new(&data, 3, 2, 4); // 3 × 2
+        let mut out = vec![2.0; 4];
+        multiply_scaled(&mut out, 2, Some(10.0), 0.5, left.rows(1..3), right);
+        let product = |row: usize, column: usize| (0..3).map(|k| data[k * 4 + row] * data[k * 4 + column]).sum::<f32>();
+        let expected = [(1, 0), (1, 1), (2, 0), (2, 1)].map(|(row, column)| 20.0 + 0.5 * product(row, column));
+        assert_eq!(out, expected);
     }
 
     #[test]
