@@ -27,11 +27,12 @@ pub mod models;
 pub mod objectives;
 pub mod optimizers;
 pub mod processor;
-#[cfg(feature = "engine")]
 mod product;
 pub mod randomness;
 pub mod samples;
 pub mod schedules;
+#[cfg(feature = "engine")]
+mod second_gradient;
 pub mod synthetic;
 pub mod trainer;
 pub mod worker;

@@ -1,6 +1,8 @@
 //! Data as a member has it, good and damaged: every format, every kind of trouble, the split, the order, kept tokens.
 //! Real text is only read where `SYNOD_DATA` names the folder with it.
 
+#![allow(clippy::unwrap_used, reason = "a test's helper: a failed unwrap is a failed test")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;

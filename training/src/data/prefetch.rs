@@ -21,10 +21,21 @@ pub struct Prefetch {
 impl Prefetch {
     /// Begins to read the batches of `rows` rows each with these numbers: number `n` begins at position `n · rows`.
     pub fn new(data: Arc<Dataset>, order: Order, rows: usize, numbers: Range<u64>) -> Self {
+        let rows = rows as u64;
+        Self::of(
+            data,
+            order,
+            numbers.map(move |number| number * rows..(number + 1) * rows),
+        )
+    }
+
+    /// Begins to read batches of the rows at these positions.
+    pub fn of(data: Arc<Dataset>, order: Order, batches: impl Iterator<Item = Range<u64>> + Send + 'static) -> Self {
         let (sender, receiver) = sync_channel(READY);
         let read = move || {
-            for number in numbers {
-                let batch = data.training_batch(order, number * rows as u64, rows);
+            for rows in batches {
+                let count = rows.end.saturating_sub(rows.start) as usize;
+                let batch = data.training_batch(order, rows.start, count);
                 let failed = batch.is_err();
                 if sender.send(batch).is_err() || failed {
                     break;

@@ -155,7 +155,7 @@ mod tests {
 
     fn trained(network: NetworkConfig, samples: Samples, steps: u32, batch: u32) -> (SampleTrainer, Vec<f32>) {
         let config = TrainingConfig {
-            schedule: ScheduleConfig::Constant(Constant { warmup_steps: 0 }),
+            schedule: ScheduleConfig::Constant(Constant::without_warmup()),
             local_steps: steps,
             batch_sequences: batch,
             ..TrainingConfig::default()
