@@ -20,7 +20,7 @@ SEEDS ?= 1..50
 PEERS ?=
 ROUNDS ?=
 
-.PHONY: help deps build demo test test-architecture lint format-check clippy simulate soak bench-aggregation reproduce check-cuda clean-demo
+.PHONY: help deps build demo test test-architecture lint format-check clippy simulate soak bench-aggregation bench-engine bench-data bench-optimizers reproduce check-cuda clean-demo
 
 ## help: list the targets
 help:
@@ -83,6 +83,18 @@ bench-aggregation:
 reproduce:
 	@$(CARGO) build --release --quiet -p synod-testnet
 	@$(BUILD)/testnet reproduce $(CLAIM) --dir target/$(CLAIM) $(if $(QUICK),--quick) $(if $(DATA),--data $(DATA)) $(if $(THREADS),--threads $(THREADS))
+
+## bench-engine: training steps beside PyTorch (installed where it is missing), CASES="5.8M 30M"; one JSON object a case
+bench-engine:
+	@scripts/bench-engine $(CASES)
+
+## bench-data: time reading, tokenizing and packing on one core; one JSON object a case (SYNOD_DATA: real text)
+bench-data:
+	@$(CARGO) bench --quiet -p synod-training --no-default-features --features parquet --bench data
+
+## bench-optimizers: time optimizer steps beside memory bandwidth, Newton-Schulz beside its products; one JSON object a case
+bench-optimizers:
+	@$(CARGO) bench --quiet -p synod-training --no-default-features --bench optimizers
 
 ## check-cuda: type-check the CUDA build on a machine without a GPU, a CUDA toolkit or a network
 check-cuda: deps

@@ -11,7 +11,7 @@ use synod_protocol::invite::Invite;
 use synod_protocol::message::Offer;
 use synod_protocol::session::Lifecycle;
 use synod_training::config::ModelConfig;
-use synod_training::data::{Documents, read_documents};
+use synod_training::data::{Documents, Problem, read_documents};
 use synod_training::device::DeviceChoice;
 use synod_training::factory::required_data;
 use synod_training::models::DecoderShape;
@@ -174,14 +174,14 @@ pub fn doubt(path: &Path) -> Option<String> {
 }
 
 fn doubt_of(documents: &Documents) -> Option<String> {
-    let (first, others) = documents.files_not_utf8.split_first()?;
-    let more = match others.len() {
+    let replaced = documents.report.problems.get(&Problem::NotUtf8)?;
+    let more = match replaced.count.saturating_sub(replaced.first.len() as u64) {
         0 => String::new(),
-        count => format!(" and {count} more files"),
+        count => format!(" and {count} more"),
     };
     Some(format!(
         "{}{more} held bytes that are no UTF-8 text; they were replaced: is it text at all?",
-        first.display()
+        replaced.first.join(", ")
     ))
 }
 

@@ -12,8 +12,8 @@ use synod_protocol::identity::BlobId;
 use synod_training::config::{DecoderConfig, TokenizerId, Vocabulary};
 use synod_training::data::Batch;
 use synod_training::models::decoder::Decoder;
-use synod_training::optimizers::{AdamW, AdamWConfig};
-use synod_training::{DeviceChoice, tune_allocator};
+use synod_training::optimizers::{Optimizer, StepInputs};
+use synod_training::{DeviceChoice, TrainingConfig, tune_allocator};
 
 struct Case {
     name: &'static str,
@@ -142,7 +142,7 @@ fn ours(case: &Case) -> Value {
     let decoder = Decoder::new(&config, DeviceChoice::Cpu.open().expect("the processor is there"));
     let mut parameters = decoder.initial_parameters(1);
     let mut gradient = vec![0.0; parameters.len()];
-    let mut optimizer = AdamW::new(AdamWConfig::default(), decoder.layout());
+    let mut optimizer = Optimizer::new(&TrainingConfig::default(), decoder.layout());
     let mut random = 1u64;
     let (mut walls, mut processor, mut optimizer_seconds, mut loss) = (Vec::new(), Vec::new(), Vec::new(), 0.0);
     for step in 0..steps() + 2 {
@@ -161,7 +161,7 @@ fn ours(case: &Case) -> Value {
             .expect("the batch fits")
             .mean();
         let stepping = Instant::now();
-        optimizer.step(decoder.layout(), 1e-3, &mut parameters, &gradient);
+        optimizer.step(&mut parameters, StepInputs::of(step as u64, &mut gradient));
         if step >= 2 {
             optimizer_seconds.push(stepping.elapsed().as_secs_f64());
             walls.push(wall.elapsed().as_secs_f64());

@@ -6,10 +6,13 @@ use synod_protocol::identity::BlobId;
 
 use crate::layout::{Layout, Role};
 use crate::models::apertus::ApertusConfig;
+use crate::models::network::NetworkConfig;
 use crate::models::shape::{DecoderShape, RotaryConfig, check_heads};
 use crate::objectives::LossConfig;
-use crate::optimizers::AdamWConfig;
-use crate::schedules::ScheduleConfig;
+use crate::optimizers::{AdamWConfig, GroupsConfig};
+use crate::schedules::{ScheduleConfig, Stage, check_stages};
+
+pub use crate::optimizers::OptimizerConfig;
 
 /// How a session trains. In TOML every field may be left out; then it has the value of [`TrainingConfig::default`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,6 +41,10 @@ pub struct TrainingConfig {
     pub evaluation_sequences: u32,
     /// Which tokens count in the loss.
     pub loss: LossConfig,
+    /// Factors by role on the optimizer's rate and decay, and how decay is applied.
+    pub groups: GroupsConfig,
+    /// Changes of the batch by consumed sequences, in their order; none by default.
+    pub stages: Vec<Stage>,
 }
 
 impl Default for TrainingConfig {
@@ -53,6 +60,8 @@ impl Default for TrainingConfig {
             heldout_fraction: 0.1,
             evaluation_sequences: 64,
             loss: LossConfig::default(),
+            groups: GroupsConfig::default(),
+            stages: Vec::new(),
         }
     }
 }
@@ -67,6 +76,8 @@ pub enum ModelConfig {
     Synthetic(SyntheticConfig),
     /// A decoder-only transformer as in Apertus.
     Apertus(ApertusConfig),
+    /// Regression, a perceptron or a small convolutional network, on samples with labels.
+    Network(NetworkConfig),
 }
 
 impl ModelConfig {
@@ -75,7 +86,7 @@ impl ModelConfig {
         match self {
             Self::Decoder(decoder) => Some(decoder.into()),
             Self::Apertus(apertus) => Some(apertus.into()),
-            Self::Synthetic(_) => None,
+            Self::Synthetic(_) | Self::Network(_) => None,
         }
     }
 
@@ -84,6 +95,7 @@ impl ModelConfig {
             Self::Decoder(decoder) => decoder.check(),
             Self::Apertus(apertus) => apertus.check(),
             Self::Synthetic(synthetic) => synthetic.check(),
+            Self::Network(network) => network.check(),
         }
     }
 }
@@ -284,15 +296,6 @@ impl SyntheticConfig {
     }
 }
 
-/// The inner optimizer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OptimizerConfig {
-    /// Adam with decoupled weight decay.
-    #[serde(rename = "adamw")]
-    AdamW(AdamWConfig),
-}
-
 /// A value of the session's training config that cannot be used.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ConfigError {
@@ -363,6 +366,12 @@ pub(crate) fn finite_within(key: &'static str, value: f32, least: f32, most: f32
     }
 }
 
+/// Refuses the first number that is outside of its range or is none; each with its key, least and most.
+pub(crate) fn finite_all(numbers: &[(&'static str, f32, f32, f32)]) -> Result<(), ConfigError> {
+    let mut each = numbers.iter();
+    each.try_for_each(|(key, value, least, most)| finite_within(key, *value, *least, *most))
+}
+
 impl TrainingConfig {
     /// Refuses values that cannot be trained with, naming the key, the value and the range.
     pub fn check(&self) -> Result<(), ConfigError> {
@@ -370,10 +379,10 @@ impl TrainingConfig {
         if let Some(shape) = self.model.decoder_shape() {
             self.loss.check(&shape.vocabulary)?;
         }
-        match &self.optimizer {
-            OptimizerConfig::AdamW(adamw) => adamw.check()?,
-        }
+        self.optimizer.check()?;
+        self.groups.check()?;
         self.schedule.check()?;
+        check_stages(&self.stages)?;
         finite_within("gradient_clip", self.gradient_clip, 1e-6, 1e6)?;
         within("local_steps", self.local_steps, 1, 1_000_000)?;
         within("batch_sequences", self.batch_sequences, 1, 65_536)?;
@@ -405,6 +414,7 @@ impl TrainingConfig {
             ModelConfig::Decoder(decoder) => decoder.parameter_count(),
             ModelConfig::Apertus(apertus) => DecoderShape::from(apertus).parameter_count(),
             ModelConfig::Synthetic(synthetic) => synthetic.dimension as usize,
+            ModelConfig::Network(network) => network.parameter_count(),
         }
     }
 }

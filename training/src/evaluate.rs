@@ -1,7 +1,7 @@
 //! The loss on held-out windows, in small batches.
 //! It measures language models only, and nothing but their loss.
 
-use crate::data::{Batch, Dataset};
+use crate::data::Dataset;
 use crate::models::decoder::Decoder;
 use crate::objectives::LossSum;
 use crate::trainer::{Evaluation, TrainError};
@@ -9,7 +9,7 @@ use crate::trainer::{Evaluation, TrainError};
 /// Windows in a batch: enough to fill the processor, small enough to stay in its caches.
 const WINDOWS_AT_ONCE: usize = 16;
 
-/// The mean loss over at most `most_windows` held-out windows, every predicted byte counting the same.
+/// The mean loss over at most `most_windows` held-out windows, every predicted token counting the same.
 pub fn heldout_loss(
     decoder: &Decoder,
     data: &Dataset,
@@ -18,12 +18,9 @@ pub fn heldout_loss(
 ) -> Result<Evaluation, TrainError> {
     TrainError::check_length(decoder.layout(), parameters)?;
     let mut sum = LossSum::default();
-    for windows in data.heldout_windows(most_windows).chunks(WINDOWS_AT_ONCE) {
-        let tokens: Vec<u32> = windows
-            .iter()
-            .flat_map(|window| window.iter().copied().map(u32::from))
-            .collect();
-        sum += decoder.loss(parameters, &Batch::of_windows(&tokens, decoder.shape().context))?;
+    for rows in data.heldout_rows(most_windows).chunks(WINDOWS_AT_ONCE) {
+        let batch = data.heldout_batch(rows).map_err(TrainError::data)?;
+        sum += decoder.loss(parameters, &batch)?;
     }
     Ok(Evaluation {
         loss: sum.mean() as f32,

@@ -6,8 +6,10 @@ use std::path::Path;
 use crate::config::{ConfigError, ModelConfig, TrainingConfig};
 #[cfg(feature = "engine")]
 use crate::data::Dataset;
-use crate::data::{DataError, Windows};
+use crate::data::{DataError, DataOptions, Windows};
 use crate::device::{DeviceChoice, DeviceError};
+use crate::models::network::{NetworkConfig, NetworkKind};
+use crate::samples::{SampleError, SampleTrainer, Samples, read_samples};
 use crate::synthetic::SyntheticTrainer;
 use crate::trainer::Trainer;
 use synod_protocol::identity::PeerId;
@@ -21,13 +23,30 @@ pub enum BuildError {
     /// The data cannot be used.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// The samples cannot be used.
+    #[error(transparent)]
+    Samples(#[from] SampleError),
+    /// The session trains on samples and this member brought none.
+    #[error(
+        "this session trains on samples with labels: give --data PATH (a file in LIBSVM's format, or a folder with IDX files of \
+         images and labels; either may be gzipped)"
+    )]
+    SamplesNeeded,
+    /// Samples are one file or one folder.
+    #[error(
+        "this session trains on samples with labels, which are one file or one folder, but {given} paths were given"
+    )]
+    OneSamplesPath {
+        /// Paths that were given.
+        given: usize,
+    },
     /// The device cannot be used.
     #[error(transparent)]
     Device(#[from] DeviceError),
     /// The session trains on text and this member brought none.
     #[error(
-        "this session trains a language model: give --data PATH (a text file, a folder of .txt or .md files, or a .jsonl \
-         file with a `text` field) with at least {bytes} bytes of text"
+        "this session trains a language model: give --data PATH (a text file, a .jsonl or .parquet file with a `text` field, \
+         or a folder of such files) with at least {bytes} bytes of text"
     )]
     DataNeeded {
         /// The least number of bytes.
@@ -55,13 +74,26 @@ pub fn required_data(config: &TrainingConfig) -> RequiredData {
         ModelConfig::Decoder(_) | ModelConfig::Apertus(_) => {
             let least_bytes = windows_of(config).least_bytes();
             let sentence = format!(
-                "text of at least {least_bytes} bytes: a text file, a folder of .txt or .md files, or a .jsonl file with a \
-                 `text` field; {:.0} % of it is kept out of training for evaluation",
+                "text of at least {least_bytes} bytes: a text file, a .jsonl or .parquet file with a `text` field, or a folder \
+                 of such files; {:.0} % of the documents are kept out of training for evaluation",
                 100.0 * config.heldout_fraction
             );
             RequiredData {
                 text: true,
                 least_bytes,
+                sentence,
+            }
+        }
+        ModelConfig::Network(network) => {
+            let sentence = format!(
+                "samples of {} features with labels: a file in LIBSVM's format, or a folder with IDX files; {:.0} % of them are \
+                 kept out of training for evaluation",
+                network.inputs,
+                100.0 * config.heldout_fraction
+            );
+            RequiredData {
+                text: true,
+                least_bytes: 1,
                 sentence,
             }
         }
@@ -85,15 +117,36 @@ pub fn build_trainer(
     data: Option<&Path>,
     device: &DeviceChoice,
 ) -> Result<Box<dyn Trainer>, BuildError> {
+    build_trainer_from(config, member, data.map(DataOptions::from).as_ref(), device)
+}
+
+/// The same, with all that a machine can say of its data: several paths, the text's field, a tokenizer, a folder for
+/// tokens.
+pub fn build_trainer_from(
+    config: &TrainingConfig,
+    member: PeerId,
+    data: Option<&DataOptions>,
+    device: &DeviceChoice,
+) -> Result<Box<dyn Trainer>, BuildError> {
     config.check()?;
     match &config.model {
         ModelConfig::Synthetic(synthetic) => Ok(Box::new(SyntheticTrainer::new(synthetic, config, member.0))),
         ModelConfig::Decoder(_) | ModelConfig::Apertus(_) => {
             let windows = windows_of(config);
-            let path = data.ok_or(BuildError::DataNeeded {
+            let options = data.ok_or(BuildError::DataNeeded {
                 bytes: windows.least_bytes(),
             })?;
-            decoder_trainer(config, member, Some((path, windows)), device)
+            decoder_trainer(config, member, Some((options, windows)), device)
+        }
+        ModelConfig::Network(network) => {
+            let options = data.ok_or(BuildError::SamplesNeeded)?;
+            let [path] = options.paths.as_slice() else {
+                return Err(BuildError::OneSamplesPath {
+                    given: options.paths.len(),
+                });
+            };
+            let samples = read_network_samples(path, network)?;
+            Ok(Box::new(SampleTrainer::new(config, network, member.0, Some(samples))))
         }
     }
 }
@@ -108,6 +161,23 @@ pub fn build_trainer_without_data(
     match &config.model {
         ModelConfig::Synthetic(synthetic) => Ok(Box::new(SyntheticTrainer::new(synthetic, config, member.0))),
         ModelConfig::Decoder(_) | ModelConfig::Apertus(_) => decoder_trainer(config, member, None, device),
+        ModelConfig::Network(network) => Ok(Box::new(SampleTrainer::new(config, network, member.0, None))),
+    }
+}
+
+/// Samples of the network's width, whose classes are among its own.
+fn read_network_samples(path: &Path, network: &NetworkConfig) -> Result<Samples, SampleError> {
+    let samples = read_samples(path, network.inputs as usize, network.kind == NetworkKind::Logistic)?;
+    let is_class = |label: f32| label >= 0.0 && label < network.classes as f32 && label.fract() == 0.0;
+    let foreign = (0..samples.len())
+        .map(|index| samples.label(index))
+        .find(|label| !is_class(*label));
+    match foreign {
+        Some(label) if network.kind != NetworkKind::Linear => Err(SampleError::Malformed {
+            path: path.to_owned(),
+            reason: format!("a label is {label}, but classes are 0 to {}", network.classes - 1),
+        }),
+        _ => Ok(samples),
     }
 }
 
@@ -120,7 +190,7 @@ fn windows_of(config: &TrainingConfig) -> Windows {
 fn decoder_trainer(
     config: &TrainingConfig,
     member: PeerId,
-    data: Option<(&Path, Windows)>,
+    data: Option<(&DataOptions, Windows)>,
     device: &DeviceChoice,
 ) -> Result<Box<dyn Trainer>, BuildError> {
     let decoder = config
@@ -128,7 +198,9 @@ fn decoder_trainer(
         .decoder_shape()
         .expect("a decoder's trainer is made for a decoder only");
     let device = device.open()?;
-    let dataset = data.map(|(path, windows)| Dataset::open(path, windows)).transpose()?;
+    let dataset = data
+        .map(|(options, windows)| Dataset::open(options.clone(), windows))
+        .transpose()?;
     Ok(Box::new(crate::local_steps::LanguageTrainer::new(
         config, decoder, member.0, dataset, device,
     )))
@@ -138,7 +210,7 @@ fn decoder_trainer(
 fn decoder_trainer(
     _: &TrainingConfig,
     _: PeerId,
-    _: Option<(&Path, Windows)>,
+    _: Option<(&DataOptions, Windows)>,
     _: &DeviceChoice,
 ) -> Result<Box<dyn Trainer>, BuildError> {
     Err(BuildError::NoEngine)

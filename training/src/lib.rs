@@ -29,7 +29,10 @@ pub mod optimizers;
 pub mod processor;
 mod product;
 pub mod randomness;
+pub mod samples;
 pub mod schedules;
+#[cfg(feature = "engine")]
+mod second_gradient;
 pub mod synthetic;
 pub mod trainer;
 pub mod worker;
@@ -38,7 +41,9 @@ pub mod worker;
 pub use allocator::tune_allocator;
 pub use config::TrainingConfig;
 pub use device::DeviceChoice;
-pub use factory::{BuildError, RequiredData, build_trainer, build_trainer_without_data, required_data};
+pub use factory::{
+    BuildError, RequiredData, build_trainer, build_trainer_from, build_trainer_without_data, required_data,
+};
 pub use member_state::{MemberState, MemberStateConfig};
 pub use trainer::{Continue, Evaluation, Progress, TrainError, Trained, Trainer};
 pub use worker::{Done, Worker};

@@ -1,18 +1,21 @@
 //! The inner loop of training a language model, on one screen (DiLoCo's workers: Douillard et al., 2023, algorithm 1).
 //! It knows nothing of rounds beyond their number; the optimizer starts fresh in each, see `TrainingConfig::optimizer`.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use burn::tensor::Device;
 
-use crate::config::{OptimizerConfig, TrainingConfig};
-use crate::data::{Batch, Dataset};
+use crate::config::TrainingConfig;
+use crate::data::{Dataset, Order, Prefetch};
 use crate::evaluate::heldout_loss;
 use crate::layout::Layout;
 use crate::models::decoder::Decoder;
 use crate::models::shape::DecoderShape;
-use crate::optimizers::{AdamW, clip_global_norm};
+use crate::optimizers::{Optimizer, StepInputs, clip_global_norm};
 use crate::randomness::StreamName;
+use crate::schedules::standing;
+use crate::second_gradient::{Ground, SecondGradient};
 use crate::trainer::{Continue, Evaluation, Progress, TrainError, Trained, Trainer};
 
 /// Trains a decoder on one institution's text.
@@ -21,7 +24,7 @@ pub struct LanguageTrainer {
     config: TrainingConfig,
     decoder: Decoder,
     member: [u8; 32],
-    data: Option<Dataset>,
+    data: Option<Arc<Dataset>>,
 }
 
 impl LanguageTrainer {
@@ -37,13 +40,13 @@ impl LanguageTrainer {
             config: config.clone(),
             decoder: Decoder::new(decoder, device).with_z_loss(config.loss.z_loss),
             member,
-            data,
+            data: data.map(Arc::new),
         }
     }
 
     /// The text, where there is some.
     pub fn data(&self) -> Option<&Dataset> {
-        self.data.as_ref()
+        self.data.as_deref()
     }
 }
 
@@ -65,15 +68,26 @@ impl Trainer for LanguageTrainer {
         let layout = self.decoder.layout();
         TrainError::check_length(layout, start)?;
         let data = self.data.as_ref().ok_or(TrainError::NoData)?;
-        let OptimizerConfig::AdamW(adamw) = self.config.optimizer;
-        let (steps, sequences) = (self.config.local_steps, self.config.batch_sequences as usize);
+        let steps = self.config.local_steps;
         let context = self.decoder.shape().context;
 
         let began = Instant::now();
-        let mut optimizer = AdamW::new(adamw, layout);
+        let mut optimizer = Optimizer::new(&self.config, layout);
         let mut parameters = start.to_vec(); // [P]
         let mut gradient = vec![0.0; parameters.len()]; // [P]
-        let mut windows = Vec::new();
+        let mut second = SecondGradient::default();
+        let order = Order {
+            seed: self.config.seed,
+            member: self.member,
+        };
+        // Rows are numbered through all rounds and stages: a member that restarts or joins late takes up the count.
+        let first = (round.max(1) - 1) * u64::from(steps);
+        let config = self.config.clone();
+        let rows = (first..first + u64::from(steps)).map(move |step| {
+            let now = standing(&config, step);
+            now.consumed_sequences..now.consumed_sequences + u64::from(now.batch_sequences)
+        });
+        let mut batches = Prefetch::of(data.clone(), order, rows);
         let (mut loss_sum, mut tokens) = (0f64, 0u64);
         for step in 0..steps {
             let name = StreamName {
@@ -83,13 +97,11 @@ impl Trainer for LanguageTrainer {
                 round,
                 step: u64::from(step),
             };
-            data.training_batch(name, sequences, &mut windows); // [B, T + 1] bytes
-            let tokens_of_windows: Vec<u32> = windows.iter().copied().map(u32::from).collect();
-            let batch = Batch::of_windows(&tokens_of_windows, context);
-            let loss = self
-                .decoder
-                .loss_and_gradient(&parameters, &batch, &mut gradient)?
-                .mean() as f32;
+            let batch = batches.next().ok_or_else(|| TrainError::data("its thread ended"))?;
+            let batch = batch.map_err(TrainError::data)?; // [B, T] tokens and targets
+            let sum = self.decoder.loss_and_gradient(&parameters, &batch, &mut gradient)?;
+            // Where masks leave no token, there is no loss and no gradient.
+            let loss = if sum.weight == 0.0 { 0.0 } else { sum.mean() as f32 };
             let norm = clip_global_norm(&mut gradient, self.config.gradient_clip);
             if !(loss.is_finite() && norm.is_finite()) {
                 return Err(TrainError::Diverged {
@@ -98,12 +110,25 @@ impl Trainer for LanguageTrainer {
                     loss,
                 });
             }
-            let steps_before = (round.max(1) - 1) * u64::from(steps);
-            let rate = adamw.learning_rate * self.config.schedule.factor(steps_before + u64::from(step));
-            optimizer.step(layout, rate, &mut parameters, &gradient);
+            let ground = Ground {
+                decoder: &self.decoder,
+                parameters: &parameters,
+                batch: &batch,
+                clip: self.config.gradient_clip,
+                name,
+            };
+            second.compute(optimizer.wants(), ground)?;
+            second.remember(&optimizer, &parameters);
+            let inputs = StepInputs {
+                step: first + u64::from(step),
+                gradient: &mut gradient,
+                extra: second.of(optimizer.wants()),
+                tokens: sum.weight as u64,
+            };
+            optimizer.step(&mut parameters, inputs);
 
             loss_sum += f64::from(loss);
-            tokens += (sequences * context) as u64;
+            tokens += (batch.rows() * context) as u64;
             let tokens_per_second = Some(tokens as f32 / began.elapsed().as_secs_f32().max(1e-6));
             let now = Progress {
                 step: step + 1,
@@ -120,6 +145,7 @@ impl Trainer for LanguageTrainer {
                 });
             }
         }
+        optimizer.to_evaluation_point(&mut parameters);
         let train_loss = (loss_sum / f64::from(steps)) as f32;
         Ok(Trained {
             parameters,
@@ -149,7 +175,7 @@ impl Trainer for LanguageTrainer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{DecoderConfig, ModelConfig};
+    use crate::config::{DecoderConfig, ModelConfig, OptimizerConfig};
     use crate::data::Windows;
     use crate::optimizers::AdamWConfig;
     use crate::schedules::{Constant, ScheduleConfig};
@@ -165,7 +191,10 @@ mod tests {
         };
         let config = TrainingConfig {
             model: ModelConfig::Decoder(decoder.clone()),
-            schedule: ScheduleConfig::Constant(Constant { warmup_steps: 5 }),
+            schedule: ScheduleConfig::Constant(Constant {
+                warmup_steps: 5,
+                ..Constant::default()
+            }),
             local_steps: 40,
             batch_sequences: 8,
             optimizer: OptimizerConfig::AdamW(AdamWConfig {
@@ -227,6 +256,51 @@ mod tests {
             first != round(&mut trainer(1), 4, &start),
             "rounds draw different windows"
         );
+    }
+
+    #[test]
+    fn every_optimizer_trains_and_repeats_itself() {
+        for text in [
+            r#"{"sgd": {"learning_rate": 0.1}}"#,
+            r#"{"signum": {}}"#,
+            r#"{"adopt": {"learning_rate": 0.003, "beta2": 0.95}}"#,
+            r#"{"ademamix": {"learning_rate": 0.002, "beta2": 0.95, "beta3": 0.95, "alpha": 2}}"#,
+            r#"{"lion": {}}"#,
+            r#"{"muon": {"other_learning_rate": 0.003}}"#,
+            r#"{"d_muon": {"learning_rate": 0.01}}"#,
+            r#"{"soap": {"learning_rate": 0.003, "beta2": 0.95}}"#,
+            r#"{"sophia": {"beta2": 0.9}}"#,
+            r#"{"sophia": {"beta2": 0.9, "estimate": "empirical"}}"#,
+            r#"{"schedule_free": {"learning_rate": 0.01, "beta2": 0.95}}"#,
+            r#"{"prodigy": {"beta2": 0.95, "first_length": 0.0003}}"#,
+            r#"{"mars": {}}"#,
+            r#"{"mars": {"exact": true}}"#,
+            r#"{"mars": {"base": "shampoo", "learning_rate": 0.01}}"#,
+            r#"{"adafactor": {"learning_rate": 0.1}}"#,
+            r#"{"lamb": {"learning_rate": 0.02, "beta2": 0.95}}"#,
+            r#"{"scion": {}}"#,
+        ] {
+            let mut trainer = trainer(1);
+            trainer.config.optimizer = serde_json::from_str(text).unwrap();
+            let start = trainer.initial_parameters();
+            let before = trainer.evaluate(&start).unwrap().loss;
+            let end = round(&mut trainer, 1, &start);
+            let after = trainer.evaluate(&end).unwrap().loss;
+            assert!(after < before - 1.0, "{text}: {before} to {after}");
+            assert!(end == round(&mut trainer, 1, &start), "{text}");
+        }
+    }
+
+    #[test]
+    fn batches_change_with_the_stages() {
+        let mut trainer = trainer(1);
+        trainer.config.stages = vec![crate::schedules::Stage {
+            after_sequences: 80,
+            batch_sequences: 16,
+        }];
+        let start = trainer.initial_parameters();
+        let trained = trainer.train(1, &start, &mut |_| Continue::Go).unwrap();
+        assert_eq!(trained.tokens, (10 * 8 + 30 * 16) * 32);
     }
 
     #[test]

@@ -7,6 +7,8 @@ use gemm_common::simd::{MixedSimd, V3};
 #[cfg(target_arch = "x86_64")]
 use gemm_f32::microkernel::fma::f32::{H_M, H_N, H_UKR, MR_DIV_N, NR, UKR};
 
+use std::ops::Range;
+
 /// Lanes of an AVX2 vector, and rows of its kernel.
 #[cfg(target_arch = "x86_64")]
 const LANES: usize = 8;
@@ -36,6 +38,19 @@ impl<'a> Matrix<'a> {
             columns,
             row_stride,
             column_stride: 1,
+        }
+    }
+
+    /// Some of its rows.
+    pub fn rows(self, range: Range<usize>) -> Self {
+        assert!(
+            range.start < range.end && range.end <= self.rows,
+            "some rows of the matrix"
+        );
+        Self {
+            data: &self.data[range.start * self.row_stride..],
+            rows: range.len(),
+            ..self
         }
     }
 
@@ -262,7 +277,7 @@ unsafe fn one_piece(
     );
     let factors = (keep.unwrap_or(0.0), scale);
     // SAFETY: every element of the three matrices lies within its slice (asserted by the callers and in `Matrix::new`, and
-    // kept by `transposed`), `out` shares nothing with the others, and strides fit in isize since slices do.
+    // kept by `rows` and `transposed`), `out` shares nothing with the others, and strides fit in isize since slices do.
     unsafe {
         #[cfg(target_arch = "x86_64")]
         if crate::processor::instructions() == crate::processor::Instructions::Avx2
@@ -337,6 +352,18 @@ mod tests {
             }
             assert_eq!(values[2..], [1.0; 3]);
         }
+    }
+
+    #[test]
+    fn some_rows_scaled_are_right_and_the_rest_untouched() {
+        let data: Vec<f32> = (0..12).map(|i| i as f32).collect();
+        let left = Matrix::new(&data, 3, 4, 4).transposed(); // 4 × 3
+        let right = Matrix::new(&data, 3, 2, 4); // 3 × 2
+        let mut out = vec![2.0; 4];
+        multiply_scaled(&mut out, 2, Some(10.0), 0.5, left.rows(1..3), right);
+        let product = |row: usize, column: usize| (0..3).map(|k| data[k * 4 + row] * data[k * 4 + column]).sum::<f32>();
+        let expected = [(1, 0), (1, 1), (2, 0), (2, 1)].map(|(row, column)| 20.0 + 0.5 * product(row, column));
+        assert_eq!(out, expected);
     }
 
     /// A piece's elements are chains of fused multiply-adds in the order of k; pieces are added in their order.

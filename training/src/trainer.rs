@@ -119,12 +119,20 @@ pub enum TrainError {
     /// A trainer that was built without data.
     #[error("this member has no data to train on: join with --data PATH")]
     NoData,
+    /// The data can no longer be read.
+    #[error("the training data failed: {0}")]
+    Data(String),
     /// The engine (burn, the device) failed.
     #[error("the training engine failed: {0}")]
     Engine(String),
 }
 
 impl TrainError {
+    /// The data's failure, in its own words.
+    pub fn data(error: impl std::fmt::Display) -> Self {
+        Self::Data(error.to_string())
+    }
+
     /// Refuses a flat slice of the wrong length.
     pub fn check_length(layout: &Layout, parameters: &[f32]) -> Result<(), Self> {
         match parameters.len() == layout.len() {

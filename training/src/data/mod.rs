@@ -1,17 +1,53 @@
-//! Text in, batches of byte tokens out: documents, a deterministic held-out split, seeded windows.
-//! It keeps the text in memory and has neither filters nor tokenizers yet.
+//! Data in, batches of tokens out: documents of many formats, tokenizers, a split by content, seeded shuffling.
+//! It filters and deduplicates nothing, and never sends a document anywhere.
 //!
-//! Documents are joined to one stream with a byte 0 between them. The stream is cut into blocks; a block is held out when
-//! the BLAKE3 of its bytes says so, hence a block that two institutions share is held out at both. Windows for
-//! training lie wholly within runs of training blocks, windows for evaluation within held-out ones: they share no byte.
+//! Files → documents with metadata ([`readers`](self)) → tokens, kept in memory or on disk → two sides, by the documents'
+//! hashes → rows, in an order that is a function of seed, member and position → [`Batch`]. What can be read around is
+//! counted and named in a [`DataReport`]; what cannot is a [`DataError`].
 
 mod batch;
-mod documents;
+#[cfg(feature = "text")]
+mod dataset;
+#[cfg(feature = "text")]
+mod document;
+mod options;
+#[cfg(feature = "text")]
+mod permutation;
+#[cfg(feature = "text")]
+mod pieces;
+#[cfg(feature = "text")]
+mod prefetch;
+#[cfg(feature = "text")]
+mod readers;
+mod report;
+#[cfg(feature = "text")]
+mod split;
+#[cfg(feature = "text")]
+mod store;
+#[cfg(feature = "text")]
+mod tokenizer;
+#[cfg(feature = "text")]
+mod whole;
 mod windows;
 
 pub use batch::{Batch, BatchError};
-pub use documents::{DOCUMENT_SEPARATOR, Documents, read_documents};
-pub use windows::{Dataset, Windows};
+#[cfg(feature = "text")]
+pub use dataset::{BuildProgress, Dataset, Order};
+#[cfg(feature = "text")]
+pub use document::{Content, Document, Metadata};
+pub use options::DataOptions;
+#[cfg(feature = "text")]
+pub use permutation::Permutation;
+#[cfg(feature = "text")]
+pub use prefetch::Prefetch;
+#[cfg(feature = "text")]
+pub use readers::{Cut, LINE_BYTES_MAX, METADATA_BYTES_MAX, Sink, SourceFile, list_files, read_files};
+pub use report::{DataReport, Met, Problem};
+#[cfg(feature = "text")]
+pub use tokenizer::{TOKENIZER_BYTES_MAX, Tokenizer, TokenizerError, WordCache, train_byte_pairs};
+#[cfg(feature = "text")]
+pub use whole::{DOCUMENT_SEPARATOR, Documents, read_documents};
+pub use windows::Windows;
 
 use std::path::PathBuf;
 
@@ -32,30 +68,41 @@ pub enum DataError {
         /// What the system says.
         reason: std::io::Error,
     },
-    /// A folder without text files.
-    #[error("the folder {path} holds no .txt, .md or .jsonl file: give a folder that does, or a single text file")]
-    NoTextFiles {
+    /// Tokens cannot be kept.
+    #[error("tokens cannot be kept in {path}: {reason}")]
+    Unwritable {
+        /// Which file or folder.
+        path: PathBuf,
+        /// What the system says.
+        reason: std::io::Error,
+    },
+    /// A folder without files of a known kind.
+    #[error(
+        "the folder {path} holds no .txt, .md, .jsonl, .parquet, .u16, .u32 or .bin file (.gz and .zst of text are read \
+         too): give a folder that does, or a single file"
+    )]
+    NoKnownFiles {
         /// The folder.
         path: PathBuf,
     },
-    /// A line of JSON Lines is no JSON object with a text.
-    #[error("line {line} of {path} is not a JSON object with a string under `text`: correct or remove the line")]
-    BadLine {
+    /// Kept tokens that are no longer whole.
+    #[error("the kept tokens {path} are cut off or damaged: delete the folder, they are made again at the next start")]
+    ShardShrunk {
         /// The file.
         path: PathBuf,
-        /// The line, counted from 1.
-        line: usize,
     },
-    /// Files without a byte of text.
-    #[error("{path} holds no text at all: give a path with at least {needed} bytes of text")]
+    /// Nothing to use.
+    #[error("{path} holds no text at all: give a path with at least {needed} bytes of text ({report})")]
     Empty {
         /// What was asked for.
         path: PathBuf,
         /// Bytes that the session needs.
         needed: u64,
+        /// What was read.
+        report: Box<DataReport>,
     },
     /// Not enough text to train and to evaluate.
-    #[error("{path} holds {found} bytes of text but this session needs at least {needed}: add text")]
+    #[error("{path} holds {found} bytes of text but this session needs at least {needed}: add text ({report})")]
     TooSmall {
         /// What was asked for.
         path: PathBuf,
@@ -63,5 +110,34 @@ pub enum DataError {
         found: u64,
         /// Bytes that the session needs.
         needed: u64,
+        /// What was read.
+        report: Box<DataReport>,
     },
+    /// Not enough tokens to train and to evaluate.
+    #[error("{path} holds {found} tokens but this session needs at least {needed}: add text ({report})")]
+    TooFewTokens {
+        /// What was asked for.
+        path: PathBuf,
+        /// Tokens found.
+        found: u64,
+        /// Tokens that the session needs.
+        needed: u64,
+        /// What was read.
+        report: Box<DataReport>,
+    },
+    /// Too few documents for two sides.
+    #[error(
+        "{path} holds {documents} document(s), which cannot be split into a part for training and one held out of a row \
+         each: give more documents, or long ones as plain text"
+    )]
+    CannotSplit {
+        /// What was asked for.
+        path: PathBuf,
+        /// Documents found.
+        documents: usize,
+    },
+    /// The tokenizer cannot be used.
+    #[cfg(feature = "text")]
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
 }

@@ -96,9 +96,13 @@ pub(super) fn write_weights(
         write(&folder.join(&name), &serialise(places, parameters, precision))?;
         for place in *places {
             map.insert(place.name.clone(), name.clone().into());
+            for (constant, _) in constants_beside(place) {
+                map.insert(constant, name.clone().into());
+            }
         }
     }
-    let total = layout.len() * precision.bytes();
+    let total = map.len().saturating_sub(layout.places().len()) + layout.len();
+    let total = total * precision.bytes();
     let index = json!({"metadata": {"total_size": total}, "weight_map": map});
     write(&folder.join(INDEX), format!("{index:#}\n").as_bytes())
 }
@@ -120,6 +124,17 @@ fn shards(layout: &Layout, precision: Precision, shard_bytes: u64) -> Vec<&[Tens
     shards
 }
 
+/// What `transformers` stores with xIELU's scalars and expects back, though they are constants: β and ε.
+const XIELU_CONSTANTS: [(&str, f32); 2] = [("beta", 0.5), ("eps", -1e-6)];
+
+/// The constants that belong to a tensor: xIELU's go with its first scalar.
+fn constants_beside(place: &TensorPlace) -> impl Iterator<Item = (String, f32)> + '_ {
+    let prefix = place.name.strip_suffix("alpha_p");
+    prefix
+        .into_iter()
+        .flat_map(|prefix| XIELU_CONSTANTS.map(|(name, value)| (format!("{prefix}{name}"), value)))
+}
+
 fn serialise(places: &[TensorPlace], parameters: &[f32], precision: Precision) -> Vec<u8> {
     let first = places.first().map_or(0, |place| place.offset);
     let end = places.last().map_or(0, |place| place.range().end);
@@ -129,6 +144,16 @@ fn serialise(places: &[TensorPlace], parameters: &[f32], precision: Precision) -
         let view = TensorView::new(precision.dtype(), place.shape.clone(), &bytes[range]);
         (place.name.clone(), view.expect("a place has its bytes"))
     });
+    let constants: Vec<(String, Vec<u8>)> = places
+        .iter()
+        .flat_map(constants_beside)
+        .map(|(name, value)| (name, precision.encode(&[value])))
+        .collect();
+    let scalars = constants.iter().map(|(name, bytes)| {
+        let view = TensorView::new(precision.dtype(), Vec::new(), bytes);
+        (name.clone(), view.expect("a scalar has its bytes"))
+    });
+    let views = views.chain(scalars);
     let metadata = [("format".to_owned(), "pt".to_owned())].into();
     safetensors::serialize(views, Some(metadata)).expect("names are distinct and views fit their shapes")
 }
@@ -152,8 +177,13 @@ pub(super) fn read_weights(layout: &Layout, folder: &Path) -> Result<Vec<f32>, E
         let tensors = SafeTensors::deserialize(&bytes).map_err(|error| refuse(error.to_string()))?;
         for (name, tensor) in tensors.tensors() {
             let Some(place) = places.get(name.as_str()) else {
+                let mut beta = [XIELU_CONSTANTS[0].1];
+                if name.ends_with(".act_fn.beta") {
+                    decode(tensor.dtype(), tensor.data(), &mut beta);
+                }
                 match is_constant(&name, layout) {
-                    true => continue,
+                    true if beta[0] == XIELU_CONSTANTS[0].1 => continue,
+                    true => return Err(refuse(format!("{name} is {}, but xIELU has ½ here", beta[0]))),
                     false => return Err(refuse(format!("{name} is not a tensor of this model"))),
                 }
             };

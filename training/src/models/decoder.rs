@@ -13,6 +13,7 @@ use super::shape::{Architecture, DecoderShape};
 use crate::data::Batch;
 use crate::layout::Layout;
 use crate::objectives::LossSum;
+use crate::randomness::{ChaCha8Rng, unit};
 use crate::trainer::TrainError;
 
 /// A decoder's arithmetic on one device.
@@ -44,6 +45,13 @@ enum Path {
     Fused(fused::RotaryTable),
     /// Plain burn operations, on any device.
     Plain(Box<operations::Rotary>),
+}
+
+/// What the sum of a part's losses is divided by, and what is added to it.
+#[derive(Debug, Clone, Copy)]
+struct Measure {
+    divisor: f64,
+    z_loss: f32,
 }
 
 /// What the blocks need to know of a batch.
@@ -119,6 +127,38 @@ impl Decoder {
         batch: &Batch,
         gradient: &mut [f32],
     ) -> Result<LossSum, TrainError> {
+        self.gradient_with(self.z_loss, parameters, batch, gradient)
+    }
+
+    /// The gradient over `gradient` of the mean loss, without z-loss, for labels that are drawn from the model's own
+    /// predictions on the inputs of `batch`: what the Gauss–Newton–Bartlett estimate of the curvature is made from (Liu et
+    /// al., 2023). Weights and documents are those of the batch.
+    pub fn sampled_label_gradient(
+        &self,
+        parameters: &[f32],
+        batch: &Batch,
+        rng: &mut ChaCha8Rng,
+        gradient: &mut [f32],
+    ) -> Result<(), TrainError> {
+        self.check(parameters, batch)?;
+        let weights = self.weights(parameters, false);
+        let mut sampled = batch.clone();
+        sampled.targets.clear();
+        for row in 0..batch.rows() {
+            let logits = self.logits_of(&weights, &batch.slice(row..row + 1))?; // [T, V]
+            let rows = logits.chunks_exact(self.shape.vocabulary.size());
+            sampled.targets.extend(rows.map(|row| draw(row, rng)));
+        }
+        self.gradient_with(0.0, parameters, &sampled, gradient).map(drop)
+    }
+
+    fn gradient_with(
+        &self,
+        z_loss: f32,
+        parameters: &[f32],
+        batch: &Batch,
+        gradient: &mut [f32],
+    ) -> Result<LossSum, TrainError> {
         self.check(parameters, batch)?;
         let mut loss = LossSum::default();
         gradient.fill(0.0);
@@ -126,11 +166,12 @@ impl Decoder {
         if divisor == 0.0 {
             return Ok(loss);
         }
+        let measure = Measure { divisor, z_loss };
         let weights = self.weights(parameters, true);
         for part in self.parts(batch) {
             loss += match self.memory.recompute_blocks {
-                false => self.whole_gradient(&weights, &part, divisor, gradient)?,
-                true => self.gradient_by_blocks(parameters, &weights, &part, divisor, gradient)?,
+                false => self.whole_gradient(&weights, &part, measure, gradient)?,
+                true => self.gradient_by_blocks(parameters, &weights, &part, measure, gradient)?,
             };
         }
         Ok(loss)
@@ -141,10 +182,14 @@ impl Decoder {
         self.check(parameters, batch)?;
         let weights = self.weights(parameters, false);
         let mut loss = LossSum::default();
+        let measure = Measure {
+            divisor: 1.0,
+            z_loss: self.z_loss,
+        };
         for part in self.parts(batch) {
             let rows = self.rows(&part);
             let x = self.hidden(&weights, &part.tokens, &rows);
-            loss += self.head_loss(x, &weights, &part, 1.0)?.1;
+            loss += self.head_loss(x, &weights, &part, measure)?.1;
         }
         Ok(loss)
     }
@@ -158,8 +203,12 @@ impl Decoder {
             ..Batch::default()
         };
         self.check(parameters, &batch)?;
-        let weights = self.weights(parameters, false);
-        let hidden = self.hidden(&weights, tokens, &self.rows(&batch));
+        self.logits_of(&self.weights(parameters, false), &batch)
+    }
+
+    /// The logits after each token of `part`: `[B·T, V]`.
+    fn logits_of(&self, weights: &[Tensor<2>], part: &Batch) -> Result<Vec<f32>, TrainError> {
+        let hidden = self.hidden(weights, &part.tokens, &self.rows(part));
         let hidden = self.rms_norm(hidden, weights[self.final_norm()].clone());
         let logits = self.linear(hidden, weights[self.head()].clone()); // [T, V]
         logits.inner().into_data().try_into_vec().map_err(engine)
@@ -205,11 +254,11 @@ impl Decoder {
         &self,
         weights: &[Tensor<2>],
         part: &Batch,
-        divisor: f64,
+        measure: Measure,
         gradient: &mut [f32],
     ) -> Result<LossSum, TrainError> {
         let x = self.hidden(weights, &part.tokens, &self.rows(part));
-        let (loss, sum) = self.head_loss(x, weights, part, divisor)?;
+        let (loss, sum) = self.head_loss(x, weights, part, measure)?;
         let mut gradients = loss.backward();
         self.collect(0..weights.len(), weights, &mut gradients, gradient)?;
         Ok(sum)
@@ -221,7 +270,7 @@ impl Decoder {
         parameters: &[f32],
         weights: &[Tensor<2>],
         part: &Batch,
-        divisor: f64,
+        measure: Measure,
         gradient: &mut [f32],
     ) -> Result<LossSum, TrainError> {
         let (rows, untracked) = (self.rows(part), self.weights(parameters, false));
@@ -234,7 +283,7 @@ impl Decoder {
         let missing = || TrainError::Engine("activations have no gradient".to_owned());
         let mut last = || inputs.pop().map(|x| x.detach().require_grad()).ok_or_else(missing);
         let x = last()?;
-        let (loss, sum) = self.head_loss(x.clone(), weights, part, divisor)?;
+        let (loss, sum) = self.head_loss(x.clone(), weights, part, measure)?;
         let mut gradients = loss.backward();
         self.collect(self.final_norm()..weights.len(), weights, &mut gradients, gradient)?;
         if self.shape.tied {
@@ -381,15 +430,15 @@ impl Decoder {
         x: Tensor<2>,
         weights: &[Tensor<2>],
         part: &Batch,
-        divisor: f64,
+        measure: Measure,
     ) -> Result<(Tensor<1>, LossSum), TrainError> {
         let x = self.rms_norm(x, weights[self.final_norm()].clone());
         let head = weights[self.head()].clone();
         let targets = Targets {
             tokens: &part.targets,
             weights: part.weights.as_deref(),
-            divisor,
-            z_loss: self.z_loss,
+            divisor: measure.divisor,
+            z_loss: measure.z_loss,
         };
         let (loss, weighted_nll) = match &self.path {
             Path::Fused(_) => {
@@ -399,7 +448,7 @@ impl Decoder {
             Path::Plain(_) => {
                 let [nll, z] = operations::head_loss(x, head, targets);
                 let weighted_nll = f64::from(scalar(nll.clone().inner())?);
-                ((nll + z).div_scalar(divisor as f32), weighted_nll)
+                ((nll + z).div_scalar(measure.divisor as f32), weighted_nll)
             }
         };
         let weight = part.weight();
@@ -421,6 +470,18 @@ impl Decoder {
         };
         self.leaves.iter().map(view).collect()
     }
+}
+
+/// A token drawn with the probabilities of its logits.
+fn draw(logits: &[f32], rng: &mut ChaCha8Rng) -> u32 {
+    let greatest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let weight = |logit: f32| f64::from(logit - greatest).exp();
+    let mut left = f64::from(unit(rng)) * logits.iter().map(|logit| weight(*logit)).sum::<f64>();
+    let drawn = logits.iter().position(|logit| {
+        left -= weight(*logit);
+        left < 0.0
+    });
+    drawn.unwrap_or(logits.len() - 1) as u32
 }
 
 fn scalar(tensor: Tensor<1>) -> Result<f32, TrainError> {
@@ -553,6 +614,16 @@ mod tests {
                 assert!((fused.loss(&start, &batch).unwrap().mean() / reference.mean() - 1.0).abs() < 1e-6);
                 assert_near(&fused, &ours, &theirs, 2e-5);
             }
+        }
+    }
+
+    #[test]
+    fn labels_are_drawn_as_often_as_the_model_finds_them_likely() {
+        let mut rng = StreamName::default().open();
+        let mut counts = [0; 3];
+        (0..40_000).for_each(|_| counts[draw(&[1f32.ln(), 2f32.ln(), 5f32.ln()], &mut rng) as usize] += 1);
+        for (count, share) in counts.iter().zip([0.125, 0.25, 0.625]) {
+            assert!((f64::from(*count) / 40_000.0 - share).abs() < 0.01, "{counts:?}");
         }
     }
 

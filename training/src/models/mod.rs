@@ -4,6 +4,8 @@
 pub mod apertus;
 mod initial;
 pub mod llama;
+pub mod network;
+pub(crate) mod numeric;
 pub mod presets;
 pub mod shape;
 

@@ -185,6 +185,7 @@ impl RotaryConfig {
     }
 
     /// The angles by which the pairs of a head turn from one position to the next, `[E / 2]`.
+    #[cfg(feature = "engine")]
     pub(crate) fn frequencies(&self, head_width: usize) -> Vec<f32> {
         let frequency = |pair: usize| {
             let plain = f64::from(self.base).powf(-2.0 * pair as f64 / head_width as f64);
@@ -194,6 +195,7 @@ impl RotaryConfig {
     }
 }
 
+#[cfg(feature = "engine")]
 impl RotaryScaling {
     fn apply(&self, frequency: f64) -> f64 {
         let turns = f64::from(self.original_context) * frequency / std::f64::consts::TAU;
@@ -220,7 +222,7 @@ pub(crate) fn check_heads(width: u32, heads: u32, kv_heads: Option<u32>) -> Resu
     Ok(())
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "engine"))]
 mod tests {
     use super::*;
 

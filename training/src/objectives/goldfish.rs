@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{ConfigError, Vocabulary, within};
 
 /// Which tokens are left out of the loss.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GoldfishConfig {
     /// One token in this many is left out. 50 is Apertus's value: two percent of the tokens for a memory that hardly grows

@@ -8,7 +8,7 @@ use crate::config::{ConfigError, Vocabulary, finite_within};
 
 /// Which tokens count in the loss and which see each other; the same for all members. Nothing is masked by default,
 /// because every mask costs tokens, and what it buys depends on the text.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LossConfig {
     /// Leave a share of the tokens out of the loss, chosen by what they follow, so that long passages are not learnt by

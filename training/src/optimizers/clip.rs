@@ -1,20 +1,28 @@
 //! Clipping of the global gradient norm (Pascanu et al., 2013): one norm over all parameters, not one a tensor.
 //! It does not look for NaN; the local steps refuse a loss that is not finite before they come here.
 
+use rayon::prelude::*;
+
+use super::run::{CHUNK, norm};
+
 /// Scales `gradient` down so that its norm is at most `most`; returns the norm it had.
 ///
-/// The sum runs in f64 over fixed chunks in order, hence the result is the same for any number of threads.
+/// The sum runs in f64 over fixed chunks and is added up in order, hence the result is the same for any number of threads.
 pub fn clip_global_norm(gradient: &mut [f32], most: f32) -> f32 {
-    let norm = gradient.chunks(4096).map(squares).sum::<f64>().sqrt() as f32;
+    let norm = norm(gradient) as f32;
     if norm > most {
         let factor = most / norm;
-        gradient.iter_mut().for_each(|g| *g *= factor);
+        let scale = |chunk: &mut [f32]| chunk.iter_mut().for_each(|g| *g *= factor);
+        match gradient.len() <= CHUNK {
+            true => scale(gradient),
+            false => gradient.par_chunks_mut(CHUNK).for_each(scale),
+        }
     }
     norm
 }
 
 /// Sum of squares over eight fixed lanes, so that the compiler may use vectors without choosing the order.
-fn squares(values: &[f32]) -> f64 {
+pub(super) fn squares(values: &[f32]) -> f64 {
     let mut lanes = [0f64; 8];
     let chunks = values.chunks_exact(8);
     let rest: f64 = chunks.remainder().iter().map(|v| f64::from(*v) * f64::from(*v)).sum();

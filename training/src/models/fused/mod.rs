@@ -9,7 +9,6 @@ pub(crate) mod attention_kernel;
 mod embed;
 mod head_loss;
 mod linear;
-pub(crate) mod numeric;
 pub(crate) mod rms_norm;
 pub(crate) mod swiglu;
 pub(crate) mod xielu;
@@ -23,6 +22,7 @@ pub(crate) use rms_norm::rms_norm;
 pub(crate) use swiglu::swiglu;
 pub(crate) use xielu::xielu;
 
+pub(crate) use super::numeric;
 use crate::product;
 use burn::backend::autodiff::ops::NodeGuard;
 use burn::backend::flex::{FlexTensor, Layout};

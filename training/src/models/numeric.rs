@@ -1,5 +1,6 @@
 //! Arithmetic on slices for the fused operations: exponentials, sums in eight fixed lanes, and run-time use of AVX2.
 //! There is no fused multiply-add and no libm here, so that every machine and vector width computes the same bits.
+#![cfg_attr(not(feature = "engine"), allow(dead_code))] // the small models need less than the engine
 
 /// Defines a function twice, for the build's baseline and for AVX2, and chooses at run time. Both do the same operations in
 /// the same order; AVX2 only does more of them at once.
