@@ -627,6 +627,26 @@ mod tests {
         }
     }
 
+    /// Where labels follow the model's own predictions, gradients are zero on average; the z-loss's would not be.
+    #[test]
+    fn gradients_for_drawn_labels_cancel_out_whatever_is_masked() {
+        for shape in [llama(None, true), apertus()] {
+            let (decoder, batch) = (fused(&shape).with_z_loss(1.0), masked(2, 20));
+            let start = parameters(&decoder);
+            let norm = |values: &[f32]| values.iter().map(|v| v * v).sum::<f32>().sqrt();
+            let mut rng = StreamName::default().open();
+            let (mut sum, mut norms, mut one) = (vec![0f32; start.len()], 0.0, vec![f32::NAN; start.len()]);
+            for _ in 0..300 {
+                decoder
+                    .sampled_label_gradient(&start, &batch, &mut rng, &mut one)
+                    .unwrap();
+                sum.iter_mut().zip(&one).for_each(|(sum, value)| *sum += value);
+                norms += norm(&one);
+            }
+            assert!(norms > 0.0 && norm(&sum) < 0.1 * norms, "{} {norms}", norm(&sum));
+        }
+    }
+
     #[test]
     fn the_gradient_agrees_with_finite_differences_in_every_tensor() {
         for decoder in shapes().iter().flat_map(|shape| [fused(shape), plain(shape)]) {
