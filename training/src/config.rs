@@ -404,6 +404,7 @@ impl TrainingConfig {
         match &self.model {
             ModelConfig::Decoder(decoder) => DecoderShape::from(decoder).layout(),
             ModelConfig::Apertus(apertus) => DecoderShape::from(apertus).layout(),
+            ModelConfig::Network(network) => network.layout(),
             ModelConfig::Synthetic(synthetic) => synthetic.layout(),
         }
     }

@@ -100,9 +100,14 @@ impl NetworkConfig {
         }
     }
 
+    /// The parameters' places.
+    pub fn layout(&self) -> Layout {
+        Network::new(self).layout
+    }
+
     /// Number of parameters.
     pub fn parameter_count(&self) -> usize {
-        Network::new(self).layout.len()
+        self.layout().len()
     }
 }
 
