@@ -96,6 +96,17 @@ impl Dataset {
             let report = Box::new(store.report().clone());
             return Err(DataError::Empty { path, needed, report });
         }
+        let left_out = store.report().left_out();
+        let all = documents as u64 + left_out;
+        if left_out * 10 > all {
+            let report = Box::new(store.report().clone());
+            return Err(DataError::Damaged {
+                path,
+                left_out,
+                all,
+                report,
+            });
+        }
         if found < needed {
             let report = Box::new(store.report().clone());
             return Err(match windows.vocabulary {

@@ -101,6 +101,21 @@ pub enum DataError {
         /// What was read.
         report: Box<DataReport>,
     },
+    /// So much is damaged that what is left cannot be what was meant.
+    #[error(
+        "{path}: {left_out} of {all} documents are damaged and would be left out, more than a tenth: mend the data, or give a \
+         path without them ({report})"
+    )]
+    Damaged {
+        /// What was asked for.
+        path: PathBuf,
+        /// Documents that would be left out.
+        left_out: u64,
+        /// These and the others.
+        all: u64,
+        /// What was read.
+        report: Box<DataReport>,
+    },
     /// Not enough text to train and to evaluate.
     #[error("{path} holds {found} bytes of text but this session needs at least {needed}: add text ({report})")]
     TooSmall {

@@ -97,6 +97,17 @@ impl DataReport {
         self.problems.get(&problem).map_or(0, |met| met.count)
     }
 
+    /// Documents that are left out because they are damaged; one without text is not.
+    pub fn left_out(&self) -> u64 {
+        let damage = [
+            Problem::NotJson,
+            Problem::NoText,
+            Problem::LongLine,
+            Problem::ForeignToken,
+        ];
+        damage.into_iter().map(|problem| self.count(problem)).sum()
+    }
+
     /// Whether nothing was wrong.
     pub fn is_clean(&self) -> bool {
         self.problems.is_empty()
