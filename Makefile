@@ -42,7 +42,7 @@ demo: build
 	@$(BUILD)/testnet demo --dir $(DEMO)
 
 ## test: run all tests (with cargo-nextest where it is installed)
-test: build
+test: deps
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
 		$(CLANG) $(CARGO) nextest run --cargo-profile release --workspace && \
 		$(CLANG) $(CARGO) test --release --workspace --doc; \
