@@ -474,6 +474,8 @@ impl Driver {
             drill: self.parts.drill,
             member_states: member_states.iter().map(|state| state.blob).collect(),
         };
+        // One that was built before knows nothing of what this member carries, its account of releases above all.
+        let worker = worker.filter(|_| plan.member_states.is_empty());
         let compute = Compute::start(id, plan, worker, effects.blobs.clone(), self.answers.clone());
         let stopped = compute
             .as_ref()
