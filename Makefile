@@ -20,7 +20,7 @@ SEEDS ?= 1..50
 PEERS ?=
 ROUNDS ?=
 
-.PHONY: help deps build demo test test-architecture lint format-check clippy simulate soak bench-aggregation bench-engine bench-data bench-optimizers reproduce check-cuda clean-demo
+.PHONY: help deps build demo test test-architecture lint format-check clippy simulate soak bench-aggregation bench-engine bench-data bench-optimizers reproduce check-cuda cuda-binary clean-demo
 
 ## help: list the targets
 help:
@@ -98,7 +98,11 @@ bench-optimizers:
 
 ## check-cuda: type-check the CUDA build on a machine without a GPU, a CUDA toolkit or a network
 check-cuda: deps
-	@$(CLANG) scripts/check-cuda
+	@$(CLANG) scripts/cuda check
+
+## cuda-binary: build `node` for NVIDIA GPUs on a machine without a GPU, a CUDA toolkit or a network
+cuda-binary: deps
+	@$(CLANG) scripts/cuda binary
 
 ## clean-demo: remove what the demo made, fetched texts included
 clean-demo:

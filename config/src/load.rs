@@ -10,6 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::node_config::NodeConfig;
 use crate::session_config::{SessionConfigError, SessionFile};
+use crate::trust::{Said, fill_rule};
 
 /// One value that comes from the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,8 +104,24 @@ pub fn load_session(path: &Path) -> Result<SessionFile, LoadError> {
     parse_session(&path.display().to_string(), &text)
 }
 
-/// A session file from text; `place` names it in errors.
+/// A session file from text; `place` names it in errors. A file that names neither a rule nor steps before it gets those
+/// for members that do not trust each other, as far as their number allows.
 pub fn parse_session(place: &str, text: &str) -> Result<SessionFile, LoadError> {
+    let mut file = session_as_written(place, text)?;
+    let keys: toml::Table = parse(place, text)?;
+    let aggregation = keys.get("aggregation").and_then(toml::Value::as_table);
+    let says = |key| aggregation.is_some_and(|table| table.contains_key(key));
+    let said = Said {
+        rule: says("rule") || says("pre"),
+        worker: says("worker"),
+        outer: says("outer"),
+    };
+    fill_rule(&mut file, said);
+    Ok(file)
+}
+
+/// The same, with nothing filled in but each key's own default.
+pub fn session_as_written(place: &str, text: &str) -> Result<SessionFile, LoadError> {
     parse(place, text)
 }
 
@@ -289,7 +306,10 @@ fn typed(text: &str, like: &toml::Value) -> Result<toml::Value, String> {
 
 #[cfg(test)]
 mod tests {
+    use synod_aggregation::{Composition, OuterConfig};
+
     use super::*;
+    use crate::session_config::AggregationConfig;
 
     fn load(text: &str, variables: &[(&str, &str)], flags: &[(&str, &str, &str)]) -> Result<NodeConfig, LoadError> {
         let folder = tempfile::tempdir().unwrap();
@@ -372,6 +392,23 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("no such setting"), "{error}");
+    }
+
+    #[test]
+    fn a_file_without_a_rule_gets_a_robust_one_for_its_members() {
+        let aggregation = |text: &str| parse_session("mine.toml", text).unwrap().aggregation;
+        let four = aggregation("[protocol]\nmin_members = 4");
+        assert_eq!(four.composition(), Composition::robust(1));
+        assert_eq!((four.worker.momentum, four.outer), (0.9, OuterConfig::AVERAGING));
+        let nine = aggregation("[protocol]\nmin_members = 9\n[aggregation]\nencoding = 'f32'");
+        assert_eq!(nine.composition(), Composition::robust(2));
+        // Two cannot outvote each other, and what the file says stands.
+        let two = aggregation("[protocol]\nmin_members = 2");
+        assert_eq!(two, AggregationConfig::default());
+        let said = aggregation("[protocol]\nmin_members = 4\n[aggregation]\nrule = 'mean'");
+        assert_eq!(said, AggregationConfig::default());
+        let outer = aggregation("[protocol]\nmin_members = 4\n[aggregation.outer]\nmomentum = 0.5");
+        assert_eq!((outer.worker.momentum, outer.outer.momentum), (0.0, 0.5));
     }
 
     #[test]

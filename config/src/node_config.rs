@@ -84,7 +84,7 @@ impl Default for NetworkSection {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ComputeSection {
-    /// `cpu` or `cuda:N`.
+    /// `auto`, `cpu` or `cuda:N`.
     pub device: String,
     /// Threads for arithmetic; 0: one a core.
     pub threads: usize,
@@ -93,7 +93,7 @@ pub struct ComputeSection {
 impl Default for ComputeSection {
     fn default() -> Self {
         Self {
-            device: "cpu".to_owned(),
+            device: "auto".to_owned(),
             threads: 0,
         }
     }

@@ -44,8 +44,8 @@ pub struct AggregationConfig {
     pub encoding: EncodingConfig,
     /// How the combined update moves the model.
     pub outer: OuterConfig,
-    /// What is done to the updates before the rule, in this order. Nothing, since institutions that know each other start
-    /// with the plain mean; against faulty members `[{ arc = { f = 1 } }, { nnm = { f = 1 } }]` before a trimmed mean.
+    /// What is done to the updates before the rule, in this order. Against faulty members
+    /// `[{ arc = { f = 1 } }, { nnm = { f = 1 } }]` before a trimmed mean.
     pub pre: Vec<PreAggregationConfig>,
     /// What each member carries from one of its updates to the next.
     pub worker: MemberStateConfig,
@@ -62,6 +62,19 @@ impl AggregationConfig {
         }
     }
 
+    /// How faulty members are borne, in a sentence for an operator.
+    pub fn promise(&self, members: u32) -> String {
+        let composition = self.composition();
+        let name = composition.name();
+        match (composition.f(), &composition.rule) {
+            (Some(f), _) => format!("updates are combined by {name}, which bears {f} faulty of {members} members"),
+            (None, RuleConfig::Mean | RuleConfig::CappedMean { .. }) => {
+                format!("updates are combined by {name}: a single faulty member can move the model anywhere")
+            }
+            (None, _) => format!("updates are combined by {name}"),
+        }
+    }
+
     /// What combines updates of a model of this layout.
     pub fn combiner(&self, layout: &Layout) -> Combiner {
         Combiner::composed(
@@ -73,7 +86,8 @@ impl AggregationConfig {
 }
 
 impl Default for AggregationConfig {
-    /// Institutions that know each other: the plain mean, half-size updates, DiLoCo's outer step.
+    /// Where no number of members is known: the plain mean, half-size updates, DiLoCo's outer step. A session file that names
+    /// no rule gets a robust one for its members ([`parse_session`](crate::load::parse_session)).
     fn default() -> Self {
         Self {
             rule: RuleConfig::Mean,

@@ -122,6 +122,9 @@ const DELTA: f64 = 1e-5;
 /// session's creator should measure its own and set it.
 const CLIP_NORM: f32 = 1.0;
 
+/// What members keep of their last direction beside a robust rule (Karimireddy et al. 2021 take 0.9 throughout).
+const WORKER_MOMENTUM: f32 = 0.9;
+
 impl Trust {
     /// How many faulty members the advised rule reckons with among this many: as many as leave it within a few points of a
     /// run without faults (f < n/4), and one at least.
@@ -173,7 +176,7 @@ impl Trust {
             ));
         }
         if !self.privacy {
-            aggregation.worker.momentum = 0.9;
+            aggregation.worker.momentum = WORKER_MOMENTUM;
             aggregation.outer = OuterConfig::AVERAGING;
             reasons.push(
                 "aggregation.worker.momentum = 0.9 in place of the outer step's: updates vary less, and liars find less room"
@@ -214,6 +217,33 @@ impl Trust {
             );
         }
         Ok(())
+    }
+}
+
+/// Which keys of `aggregation` a session file says itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Said {
+    /// `rule` or `pre`.
+    pub(crate) rule: bool,
+    /// `worker`.
+    pub(crate) worker: bool,
+    /// `outer`.
+    pub(crate) outer: bool,
+}
+
+/// Gives a session file that names no rule the one for members that do not trust each other: as many faulty ones as
+/// [`Trust::faults`] says are borne. With fewer than three members there is none, and the mean stays. Momentum moves from
+/// the outer step to the workers where the file says nothing of either, and no noise would pass through it.
+pub(crate) fn fill_rule(file: &mut SessionFile, said: Said) {
+    let members = file.protocol.min_members;
+    if said.rule || members < LEAST_FOR_ROBUST {
+        return;
+    }
+    let Composition { pre, rule } = Composition::robust(Trust::faults(members));
+    (file.aggregation.pre, file.aggregation.rule) = (pre, rule);
+    if !said.worker && !said.outer && file.aggregation.privacy == PrivacyConfig::None {
+        file.aggregation.worker.momentum = WORKER_MOMENTUM;
+        file.aggregation.outer = OuterConfig::AVERAGING;
     }
 }
 

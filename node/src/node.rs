@@ -76,7 +76,10 @@ pub async fn run(data_dir: DataDir, config: NodeConfig, drill: Option<Drill>, re
         start_meter(handle.clone(), network_token.clone()),
         kept(&config.retention),
     );
-    let device = config.device();
+    let (device, fallback) = config.device().resolved();
+    if let Some(reason) = fallback {
+        tracing::warn!("{reason}");
+    }
     let (mut driver, inbox, driver_handle) = Driver::new(Parts {
         clock,
         identity: identity.clone(),

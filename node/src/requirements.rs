@@ -236,6 +236,7 @@ pub fn memory(config: &SessionConfig, members: u64) -> Need {
 
 /// The device that this node computes on.
 pub fn device(device: DeviceChoice) -> Need {
+    let (device, _) = device.resolved();
     let opened = device.open().map(|_| device.to_string());
     Need::of("device", opened.map_err(Failure::environment))
 }

@@ -242,7 +242,8 @@ async fn create(State(context): State<Context>, Body(wanted): Body<CreateSession
         );
         return Err(Failure::user(text));
     }
-    let (worker, notes) = build_worker(&context, &config, data.clone()).await?;
+    let (worker, mut notes) = build_worker(&context, &config, data.clone()).await?;
+    notes.push(config.aggregation.promise(config.protocol.min_members));
     let record = record(&config, config.to_bytes(), data, Standing::Created, Vec::new());
     let answer = Joined {
         session: record.id.to_string(),

@@ -195,10 +195,11 @@ fn memory() -> Finding {
 }
 
 fn device(config: &NodeConfig) -> Finding {
-    let device = config.device();
-    match device.open() {
-        Ok(_) => good("device", device),
-        Err(error) => bad("device", error),
+    let (device, fallback) = config.device().resolved();
+    match (device.open(), fallback) {
+        (Ok(_), None) => good("device", device),
+        (Ok(_), Some(reason)) => warning("device", reason),
+        (Err(error), _) => bad("device", error),
     }
 }
 

@@ -1,7 +1,7 @@
 //! `node session create|list|show`.
 //! The node checks and founds; this reads files and prints.
 
-use synod_config::load::parse_session;
+use synod_config::load::session_as_written;
 use synod_config::presets::{PRESETS, preset};
 use synod_config::trust::Trust;
 
@@ -52,7 +52,7 @@ pub fn create(dir: &DataDir, args: &CreateArgs, terminal: Terminal) -> Outcome {
 
 /// The file with what follows from the creator's trust, and why.
 fn filled(place: &str, text: &str, trust: Trust) -> Outcome<(String, Vec<String>)> {
-    let mut file = parse_session(place, text).map_err(Failure::user)?;
+    let mut file = session_as_written(place, text).map_err(Failure::user)?;
     let reasons = trust
         .apply(&mut file)
         .map_err(|error| Failure::user(format!("{place}, --trust {trust}: {error}")))?;
