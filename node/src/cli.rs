@@ -146,7 +146,7 @@ pub struct InitArgs {
 /// `node start`
 #[derive(Debug, Args)]
 pub struct StartArgs {
-    /// Where to compute: `auto`, `cpu` or `cuda:N`.
+    /// Where to compute: `auto`, `cpu`, `cuda:N` or `cuda:N-M`; `,bf16` after the numbers: products in bf16.
     #[arg(long)]
     pub device: Option<String>,
     /// Threads for arithmetic; 0: one a core.

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// The operator's choice, written `auto`, `cpu` or `cuda:N`.
+/// The operator's choice, written `auto`, `cpu`, `cuda:N` or `cuda:N-M`, the last two perhaps with `,bf16`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeviceChoice {
     /// The first GPU where build and machine have one, else the processor.
@@ -12,16 +12,61 @@ pub enum DeviceChoice {
     Auto,
     /// The processor, through burn's Flex backend. As many threads as `RAYON_NUM_THREADS` says, else one a core.
     Cpu,
-    /// An NVIDIA GPU by its number.
-    Cuda(usize),
+    /// NVIDIA GPUs of this machine.
+    Cuda(Gpus),
 }
+
+/// NVIDIA GPUs by their numbers, which share each batch, and how they multiply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gpus {
+    /// The first one's number.
+    pub first: usize,
+    /// The last one's, at least `first`.
+    pub last: usize,
+    /// The numbers that are multiplied.
+    pub precision: Precision,
+}
+
+impl Gpus {
+    /// One GPU, in f32.
+    pub fn one(index: usize) -> Self {
+        Self {
+            first: index,
+            last: index,
+            precision: Precision::F32,
+        }
+    }
+}
+
+/// What numbers the matrix products of a model are made of. Parameters, gradients, norms, softmax and losses are f32 with
+/// either. The CPU's fused operations know f32 only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Precision {
+    /// f32.
+    #[default]
+    F32,
+    /// Factors and products rounded to bf16, sums as the device makes them: in f32 on tensor cores.
+    Bf16,
+}
+
+/// The most GPUs that share a batch.
+pub const MOST_GPUS: usize = 16;
 
 impl fmt::Display for DeviceChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Auto => f.write_str("auto"),
             Self::Cpu => f.write_str("cpu"),
-            Self::Cuda(index) => write!(f, "cuda:{index}"),
+            Self::Cuda(Gpus { first, last, precision }) => {
+                write!(f, "cuda:{first}")?;
+                if last > first {
+                    write!(f, "-{last}")?;
+                }
+                match precision {
+                    Precision::F32 => Ok(()),
+                    Precision::Bf16 => f.write_str(",bf16"),
+                }
+            }
         }
     }
 }
@@ -31,16 +76,24 @@ impl FromStr for DeviceChoice {
 
     fn from_str(text: &str) -> Result<Self, DeviceError> {
         let refuse = || DeviceError::Unknown(text.to_owned());
-        match text {
-            "auto" => Ok(Self::Auto),
-            "cpu" => Ok(Self::Cpu),
-            "cuda" => Ok(Self::Cuda(0)),
-            _ => Ok(Self::Cuda(
-                text.strip_prefix("cuda:")
-                    .ok_or_else(refuse)?
-                    .parse()
-                    .map_err(|_| refuse())?,
-            )),
+        let (gpus, precision) = match text.strip_suffix(",bf16") {
+            Some(gpus) => (gpus, Precision::Bf16),
+            None => (text, Precision::F32),
+        };
+        let (first, last) = match gpus {
+            "auto" if precision == Precision::F32 => return Ok(Self::Auto),
+            "cpu" if precision == Precision::F32 => return Ok(Self::Cpu),
+            "cuda" => (0, 0),
+            _ => {
+                let numbers = gpus.strip_prefix("cuda:").ok_or_else(refuse)?;
+                let (first, last) = numbers.split_once('-').unwrap_or((numbers, numbers));
+                let number = |text: &str| text.parse::<usize>().map_err(|_| refuse());
+                (number(first)?, number(last)?)
+            }
+        };
+        match first <= last && last - first < MOST_GPUS {
+            true => Ok(Self::Cuda(Gpus { first, last, precision })),
+            false => Err(refuse()),
         }
     }
 }
@@ -49,7 +102,9 @@ impl FromStr for DeviceChoice {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
     /// Not a device's name.
-    #[error("`{0}` is not a device: write `auto`, `cpu` or `cuda:N`, where N is the GPU's number")]
+    #[error(
+        "`{0}` is not a device: write `auto`, `cpu`, `cuda:N` or `cuda:N-M`, where N and M are GPUs' numbers, and `,bf16` after them for products in bf16"
+    )]
     Unknown(String),
     /// The build knows no CUDA.
     #[error(
@@ -66,9 +121,10 @@ impl DeviceChoice {
     /// What `auto` stands for on this machine, and a line for the operator where a GPU was hoped for in vain. Other choices
     /// stand for themselves, and are not tried out.
     pub fn resolved(self) -> (Self, Option<String>) {
+        let gpu = Self::Cuda(Gpus::one(0));
         match self {
-            Self::Auto if cfg!(feature = "cuda") => match Self::Cuda(0).open() {
-                Ok(_) => (Self::Cuda(0), None),
+            Self::Auto if cfg!(feature = "cuda") => match gpu.open() {
+                Ok(_) => (gpu, None),
                 Err(error) => (Self::Cpu, Some(format!("computing on the processor: {error}"))),
             },
             Self::Auto => (Self::Cpu, None),
@@ -76,12 +132,28 @@ impl DeviceChoice {
         }
     }
 
-    /// Burn's device, tried out where it is a GPU.
+    /// What numbers the products of a model are made of.
+    pub fn precision(&self) -> Precision {
+        match self {
+            Self::Auto | Self::Cpu => Precision::F32,
+            Self::Cuda(gpus) => gpus.precision,
+        }
+    }
+
+    /// Burn's device, tried out where it is a GPU; of several the first.
     pub fn open(&self) -> Result<burn::tensor::Device, DeviceError> {
         match self {
             Self::Auto => self.resolved().0.open(),
             Self::Cpu => Ok(burn::tensor::Device::flex()),
-            Self::Cuda(index) => self.open_cuda(*index),
+            Self::Cuda(gpus) => self.open_cuda(gpus.first),
+        }
+    }
+
+    /// All of Burn's devices that share a batch, tried out where they are GPUs.
+    pub fn open_all(&self) -> Result<Vec<burn::tensor::Device>, DeviceError> {
+        match self {
+            Self::Cuda(gpus) => (gpus.first..=gpus.last).map(|index| self.open_cuda(index)).collect(),
+            Self::Auto | Self::Cpu => Ok(vec![self.open()?]),
         }
     }
 
@@ -94,9 +166,9 @@ impl DeviceChoice {
     /// anything was computed.
     #[cfg(feature = "cuda")]
     fn open_cuda(&self, index: usize) -> Result<burn::tensor::Device, DeviceError> {
+        let refuse = |reason: String| Err(DeviceError::NoCudaOnMachine(*self, reason));
         if cfg!(target_os = "linux") && !DRIVER_FILES.iter().any(|file| std::path::Path::new(file).exists()) {
-            let reason = format!("there is no {}: no NVIDIA driver is loaded", DRIVER_FILES[0]);
-            return Err(DeviceError::NoCudaOnMachine(*self, reason));
+            return refuse(format!("there is no {}: no NVIDIA driver is loaded", DRIVER_FILES[0]));
         }
         let probe = std::panic::catch_unwind(|| {
             let device = burn::tensor::Device::cuda(index);
@@ -105,14 +177,8 @@ impl DeviceChoice {
         });
         match probe {
             Ok((device, sum)) if sum == 8.0 => Ok(device),
-            Ok((_, sum)) => Err(DeviceError::NoCudaOnMachine(
-                *self,
-                format!("1 added eight times gave {sum}"),
-            )),
-            Err(_) => Err(DeviceError::NoCudaOnMachine(
-                *self,
-                "the driver or the GPU did not answer".to_owned(),
-            )),
+            Ok((_, sum)) => refuse(format!("on GPU {index}, 1 added eight times gave {sum}")),
+            Err(_) => refuse(format!("the driver or GPU {index} did not answer")),
         }
     }
 }
@@ -128,10 +194,27 @@ mod tests {
 
     #[test]
     fn devices_read_back_from_their_printed_form() {
-        for choice in [DeviceChoice::Auto, DeviceChoice::Cpu, DeviceChoice::Cuda(0), DeviceChoice::Cuda(3)] {
+        let two = Gpus {
+            first: 1,
+            last: 2,
+            precision: Precision::Bf16,
+        };
+        let gpus = [Gpus::one(0), Gpus::one(3), two].map(DeviceChoice::Cuda);
+        for choice in [DeviceChoice::Auto, DeviceChoice::Cpu].into_iter().chain(gpus) {
             assert_eq!(choice.to_string().parse(), Ok(choice));
         }
-        for text in ["gpu", "cuda:", "cuda:x", "CPU ", ""] {
+        assert_eq!(gpus[2].to_string(), "cuda:1-2,bf16");
+        for text in [
+            "gpu",
+            "cuda:",
+            "cuda:x",
+            "CPU ",
+            "",
+            "cpu,bf16",
+            "cuda:2-1",
+            "cuda:0-16",
+            "cuda:0,f8",
+        ] {
             assert_eq!(text.parse::<DeviceChoice>(), Err(DeviceError::Unknown(text.to_owned())));
         }
     }
@@ -146,7 +229,7 @@ mod tests {
     #[cfg(all(feature = "engine", not(feature = "cuda")))]
     #[test]
     fn cuda_in_a_build_without_it_is_a_clear_error() {
-        let error = DeviceChoice::Cuda(0).open().unwrap_err().to_string();
+        let error = DeviceChoice::Cuda(Gpus::one(0)).open().unwrap_err().to_string();
         assert!(error.contains("--features cuda"), "{error}");
     }
 }

@@ -197,13 +197,12 @@ fn decoder_trainer(
         .model
         .decoder_shape()
         .expect("a decoder's trainer is made for a decoder only");
-    let device = device.open()?;
+    let devices = device.open_all()?;
     let dataset = data
         .map(|(options, windows)| Dataset::open(options.clone(), windows))
         .transpose()?;
-    Ok(Box::new(crate::local_steps::LanguageTrainer::new(
-        config, decoder, member.0, dataset, device,
-    )))
+    let trainer = crate::local_steps::LanguageTrainer::new(config, decoder, member.0, dataset, devices[0].clone());
+    Ok(Box::new(trainer.on(devices, device.precision())))
 }
 
 #[cfg(not(feature = "engine"))]

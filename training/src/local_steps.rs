@@ -8,8 +8,10 @@ use burn::tensor::Device;
 
 use crate::config::TrainingConfig;
 use crate::data::{Dataset, Order, Prefetch};
+use crate::device::Precision;
 use crate::evaluate::heldout_loss;
 use crate::layout::Layout;
+use crate::models::data_parallel;
 use crate::models::decoder::Decoder;
 use crate::models::shape::DecoderShape;
 use crate::optimizers::{Optimizer, StepInputs, clip_global_norm};
@@ -22,7 +24,8 @@ use crate::trainer::{Continue, Evaluation, Progress, TrainError, Trained, Traine
 #[derive(Debug)]
 pub struct LanguageTrainer {
     config: TrainingConfig,
-    decoder: Decoder,
+    /// One for each device, the first for all that is not a step's gradient.
+    decoders: Vec<Decoder>,
     member: [u8; 32],
     data: Option<Arc<Dataset>>,
 }
@@ -38,10 +41,27 @@ impl LanguageTrainer {
     ) -> Self {
         Self {
             config: config.clone(),
-            decoder: Decoder::new(decoder, device).with_z_loss(config.loss.z_loss),
+            decoders: vec![Decoder::new(decoder, device).with_z_loss(config.loss.z_loss)],
             member,
             data: data.map(Arc::new),
         }
+    }
+
+    /// The same trainer, whose batches are shared by these devices, at least one, with products of this precision.
+    pub fn on(mut self, devices: Vec<Device>, precision: Precision) -> Self {
+        let shape = self.decoder().shape().clone();
+        let decoder = |device| {
+            Decoder::new(shape.clone(), device)
+                .with_precision(precision)
+                .with_z_loss(self.config.loss.z_loss)
+        };
+        self.decoders = devices.into_iter().map(decoder).collect();
+        assert!(!self.decoders.is_empty(), "a trainer computes on some device");
+        self
+    }
+
+    fn decoder(&self) -> &Decoder {
+        &self.decoders[0]
     }
 
     /// The text, where there is some.
@@ -52,11 +72,11 @@ impl LanguageTrainer {
 
 impl Trainer for LanguageTrainer {
     fn layout(&self) -> &Layout {
-        self.decoder.layout()
+        self.decoder().layout()
     }
 
     fn initial_parameters(&mut self) -> Vec<f32> {
-        self.decoder.initial_parameters(self.config.seed)
+        self.decoder().initial_parameters(self.config.seed)
     }
 
     fn train(
@@ -65,11 +85,11 @@ impl Trainer for LanguageTrainer {
         start: &[f32],
         progress: &mut dyn FnMut(Progress) -> Continue,
     ) -> Result<Trained, TrainError> {
-        let layout = self.decoder.layout();
+        let layout = self.decoder().layout();
         TrainError::check_length(layout, start)?;
         let data = self.data.as_ref().ok_or(TrainError::NoData)?;
         let steps = self.config.local_steps;
-        let context = self.decoder.shape().context;
+        let context = self.decoder().shape().context;
 
         let began = Instant::now();
         let mut optimizer = Optimizer::new(&self.config, layout);
@@ -99,7 +119,7 @@ impl Trainer for LanguageTrainer {
             };
             let batch = batches.next().ok_or_else(|| TrainError::data("its thread ended"))?;
             let batch = batch.map_err(TrainError::data)?; // [B, T] tokens and targets
-            let sum = self.decoder.loss_and_gradient(&parameters, &batch, &mut gradient)?;
+            let sum = data_parallel::loss_and_gradient(&self.decoders, &parameters, &batch, &mut gradient)?;
             // Where masks leave no token, there is no loss and no gradient.
             let loss = if sum.weight == 0.0 { 0.0 } else { sum.mean() as f32 };
             let norm = clip_global_norm(&mut gradient, self.config.gradient_clip);
@@ -111,7 +131,7 @@ impl Trainer for LanguageTrainer {
                 });
             }
             let ground = Ground {
-                decoder: &self.decoder,
+                decoder: self.decoder(),
                 parameters: &parameters,
                 batch: &batch,
                 clip: self.config.gradient_clip,
@@ -163,7 +183,7 @@ impl Trainer for LanguageTrainer {
                 tokens: 0,
             }),
             Some(data) => heldout_loss(
-                &self.decoder,
+                self.decoder(),
                 data,
                 self.config.evaluation_sequences as usize,
                 parameters,

@@ -11,6 +11,7 @@ use super::leaves::{Leaf, leaves};
 use super::operations::{self, AttentionShape, Targets};
 use super::shape::{Architecture, DecoderShape};
 use crate::data::Batch;
+use crate::device::Precision;
 use crate::layout::Layout;
 use crate::objectives::LossSum;
 use crate::randomness::{ChaCha8Rng, unit};
@@ -43,8 +44,8 @@ pub struct Memory {
 enum Path {
     /// Single operations on the CPU.
     Fused(fused::RotaryTable),
-    /// Plain burn operations, on any device.
-    Plain(Box<operations::Rotary>),
+    /// Plain burn operations, on any device, with products of this precision.
+    Plain(Box<operations::Rotary>, Precision),
 }
 
 /// What the sum of a part's losses is divided by, and what is added to it.
@@ -68,12 +69,10 @@ impl Decoder {
         let (context, head_width) = (shape.context, shape.head_width);
         let path = match device == Device::flex() {
             true => Path::Fused(fused::RotaryTable::new(context, head_width, &shape.rotary)),
-            false => Path::Plain(Box::new(operations::Rotary::new(
-                context,
-                head_width,
-                &shape.rotary,
-                &device,
-            ))),
+            false => Path::Plain(
+                Box::new(operations::Rotary::new(context, head_width, &shape.rotary, &device)),
+                Precision::F32,
+            ),
         };
         Self::with_path(shape, device, path)
     }
@@ -94,6 +93,14 @@ impl Decoder {
     /// The same decoder, trading memory for time as told.
     pub fn with_memory(mut self, memory: Memory) -> Self {
         self.memory = memory;
+        self
+    }
+
+    /// The same decoder, multiplying numbers of this precision where its device can.
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        if let Path::Plain(_, of_products) = &mut self.path {
+            *of_products = precision;
+        }
         self
     }
 
@@ -370,28 +377,28 @@ impl Decoder {
     fn embed(&self, embedding: Tensor<2>, tokens: &[u32]) -> Tensor<2> {
         match &self.path {
             Path::Fused(_) => fused::embed(embedding, tokens),
-            Path::Plain(_) => operations::embed(embedding, self.token_tensor(tokens)),
+            Path::Plain(..) => operations::embed(embedding, self.token_tensor(tokens)),
         }
     }
 
     fn linear(&self, x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
         match &self.path {
             Path::Fused(_) => fused::linear(x, weight),
-            Path::Plain(_) => x.matmul(weight.transpose()),
+            Path::Plain(_, precision) => operations::product(x, weight.transpose(), *precision),
         }
     }
 
     fn linear_add(&self, residual: Tensor<2>, x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
         match &self.path {
             Path::Fused(_) => fused::linear_add(residual, x, weight),
-            Path::Plain(_) => residual + x.matmul(weight.transpose()),
+            Path::Plain(_, precision) => residual + operations::product(x, weight.transpose(), *precision),
         }
     }
 
     fn rms_norm(&self, x: Tensor<2>, gain: Tensor<2>) -> Tensor<2> {
         match &self.path {
             Path::Fused(_) => fused::rms_norm(x, gain, self.shape.norm_epsilon),
-            Path::Plain(_) => operations::rms_norm(x, gain, self.shape.norm_epsilon),
+            Path::Plain(..) => operations::rms_norm(x, gain, self.shape.norm_epsilon),
         }
     }
 
@@ -402,10 +409,10 @@ impl Decoder {
                 let norms = norms.map(|(query, key)| fused::HeadNorms { query, key, epsilon });
                 fused::attention(qkv, norms, rotary, rows.shape, rows.starts.clone())
             }
-            Path::Plain(rotary) => {
+            Path::Plain(rotary, precision) => {
                 let norms = norms.map(|(query, key)| (query, key, epsilon));
                 let starts = rows.starts.as_ref().map(|starts| starts.as_slice());
-                operations::attention(qkv, norms, rotary, rows.shape, starts)
+                operations::attention(qkv, norms, rotary, rows.shape, starts, *precision)
             }
         }
     }
@@ -413,14 +420,14 @@ impl Decoder {
     fn swiglu(&self, gate_up: Tensor<2>) -> Tensor<2> {
         match &self.path {
             Path::Fused(_) => fused::swiglu(gate_up),
-            Path::Plain(_) => operations::swiglu(gate_up),
+            Path::Plain(..) => operations::swiglu(gate_up),
         }
     }
 
     fn xielu(&self, x: Tensor<2>, raw_p: Tensor<2>, raw_n: Tensor<2>) -> Tensor<2> {
         match &self.path {
             Path::Fused(_) => fused::xielu(x, raw_p, raw_n),
-            Path::Plain(_) => operations::xielu(x, raw_p, raw_n),
+            Path::Plain(..) => operations::xielu(x, raw_p, raw_n),
         }
     }
 
@@ -445,8 +452,8 @@ impl Decoder {
                 let (loss, parts) = fused::head_loss(x, head, targets);
                 (loss, parts.weighted_nll)
             }
-            Path::Plain(_) => {
-                let [nll, z] = operations::head_loss(x, head, targets);
+            Path::Plain(_, precision) => {
+                let [nll, z] = operations::head_loss(x, head, targets, *precision);
                 let weighted_nll = f64::from(scalar(nll.clone().inner())?);
                 ((nll + z).div_scalar(measure.divisor as f32), weighted_nll)
             }
@@ -545,7 +552,11 @@ mod tests {
 
     fn plain(shape: &DecoderShape) -> Decoder {
         let rotary = operations::Rotary::new(150, shape.head_width, &shape.rotary, &Device::flex());
-        Decoder::with_path(shape.clone(), Device::flex(), Path::Plain(Box::new(rotary)))
+        Decoder::with_path(
+            shape.clone(),
+            Device::flex(),
+            Path::Plain(Box::new(rotary), Precision::F32),
+        )
     }
 
     /// Larger than initial parameters, so that no path through the model is too faint to be checked.
@@ -614,6 +625,23 @@ mod tests {
                 assert!((fused.loss(&start, &batch).unwrap().mean() / reference.mean() - 1.0).abs() < 1e-6);
                 assert_near(&fused, &ours, &theirs, 2e-5);
             }
+        }
+    }
+
+    /// bf16 has eight bits: rounding of a factor is 2⁻⁹ at most, and much of it cancels in a gradient.
+    #[test]
+    fn products_in_bf16_stay_near_those_in_f32() {
+        for shape in shapes() {
+            let exact = plain(&shape);
+            let rounded = plain(&shape).with_precision(Precision::Bf16);
+            let start = parameters(&exact);
+            let (loss, theirs) = gradient(&exact, &start, &masked(4, 150));
+            let (near, ours) = gradient(&rounded, &start, &masked(4, 150));
+            assert!(
+                near != loss && (near.mean() / loss.mean() - 1.0).abs() < 5e-3,
+                "{near:?} {loss:?}"
+            );
+            assert_near(&exact, &ours, &theirs, 0.1);
         }
     }
 

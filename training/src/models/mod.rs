@@ -10,6 +10,8 @@ pub mod presets;
 pub mod shape;
 
 #[cfg(feature = "engine")]
+pub mod data_parallel;
+#[cfg(feature = "engine")]
 pub mod decoder;
 #[cfg(feature = "engine")]
 pub(crate) mod fused;

@@ -2,9 +2,10 @@
 //! Activations are 2-D, `[B·T, width]`: Flex keeps products of 3-D activations batched, which is slower.
 
 use burn::tensor::activation::{log_softmax, silu, softmax, softplus};
-use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
 
 use super::shape::RotaryConfig;
+use crate::device::Precision;
 
 /// xIELU's slope at zero.
 pub(crate) const XIELU_BETA: f32 = 0.5;
@@ -93,6 +94,15 @@ pub(crate) fn rotary_angles(tokens: usize, head_width: usize, config: &RotaryCon
     (0..tokens).flat_map(position).collect()
 }
 
+/// The matrix product of two f32 tensors, in f32, computed from factors of that precision. With bf16 the gradients of the
+/// factors go through bf16 in turn.
+pub(crate) fn product<const D: usize>(left: Tensor<D>, right: Tensor<D>, precision: Precision) -> Tensor<D> {
+    match precision {
+        Precision::F32 => left.matmul(right),
+        Precision::Bf16 => left.cast(DType::BF16).matmul(right.cast(DType::BF16)).cast(DType::F32),
+    }
+}
+
 /// `x / rms(x) · gain`, along the last dimension (Zhang and Sennrich, 2019). `gain` must be broadcastable.
 pub(crate) fn rms_norm<const D: usize>(x: Tensor<D>, gain: Tensor<D>, epsilon: f32) -> Tensor<D> {
     let inverse = (x.clone() * x.clone())
@@ -112,6 +122,7 @@ pub(crate) fn attention(
     rotary: &Rotary,
     shape: AttentionShape,
     starts: Option<&[u32]>,
+    precision: Precision,
 ) -> Tensor<2> {
     let AttentionShape {
         heads,
@@ -134,10 +145,10 @@ pub(crate) fn attention(
     let value = share(qkv.narrow(1, heads + kv_heads, kv_heads), heads);
 
     let scale = 1.0 / (head_width as f32).sqrt();
-    let scores = query.matmul(key.swap_dims(2, 3)).mul_scalar(scale); // [B, H, T, T]
+    let scores = product(query, key.swap_dims(2, 3), precision).mul_scalar(scale); // [B, H, T, T]
     let hidden = hidden_keys(starts, tokens, &scores.device());
     let scores = scores.mask_fill(hidden.expand([batch, heads, tokens, tokens]), f32::NEG_INFINITY);
-    let mixed = softmax(scores, 3).matmul(value); // [B, H, T, E]
+    let mixed = product(softmax(scores, 3), value, precision); // [B, H, T, E]
     mixed.swap_dims(1, 2).reshape([batch * tokens, heads * head_width])
 }
 
@@ -196,9 +207,9 @@ pub(crate) fn xielu(x: Tensor<2>, raw_p: Tensor<2>, raw_n: Tensor<2>) -> Tensor<
 }
 
 /// Σ w·nll and Σ w·z·lse² of the targets under the head's logits `x · headᵀ`.
-pub(crate) fn head_loss(x: Tensor<2>, head: Tensor<2>, targets: Targets<'_>) -> [Tensor<1>; 2] {
+pub(crate) fn head_loss(x: Tensor<2>, head: Tensor<2>, targets: Targets<'_>, precision: Precision) -> [Tensor<1>; 2] {
     let (rows, device) = (x.dims()[0], x.device());
-    let logits = x.matmul(head.transpose()); // [N, V]
+    let logits = product(x, head.transpose(), precision); // [N, V]
     let tokens: Vec<i32> = targets.tokens.iter().map(|token| *token as i32).collect();
     let tokens = Tensor::<2, Int>::from_data(TensorData::new(tokens, [rows, 1]), &device);
     let weights = targets.weights.map_or_else(|| vec![1.0; rows], <[f32]>::to_vec);
