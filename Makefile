@@ -79,10 +79,16 @@ soak:
 bench-aggregation:
 	@CARGO="$(CARGO)" scripts/bench-aggregation
 
-## reproduce: regenerate the evidence of a claim: CLAIM=byzantine-table QUICK=1 DATA=FOLDER
-reproduce:
+## reproduce: regenerate the evidence of a claim: CLAIM=byzantine-table|optimizers|weight-decay-mup QUICK=1 DATA=FOLDER
+reproduce: deps
+ifneq ($(filter optimizers weight-decay-mup,$(CLAIM)),)
+	@$(CLANG) $(CARGO) build --release --quiet --workspace --example claims
+	@$(BUILD)/examples/claims $(CLAIM) --dir target/$(CLAIM) --size $(or $(SIZE),$(if $(QUICK),tiny,full)) \
+		$(addprefix --data ,$(or $(DATA),$(if $(SYNOD_DATA),$(SYNOD_DATA)/text/peps.jsonl.zst))) $(if $(THREADS),--jobs $(THREADS))
+else
 	@$(CARGO) build --release --quiet -p synod-testnet
 	@$(BUILD)/testnet reproduce $(CLAIM) --dir target/$(CLAIM) $(if $(QUICK),--quick) $(if $(DATA),--data $(DATA)) $(if $(THREADS),--threads $(THREADS))
+endif
 
 ## bench-engine: training steps beside PyTorch (installed where it is missing), CASES="5.8M 30M"; one JSON object a case
 bench-engine:
