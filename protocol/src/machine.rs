@@ -295,8 +295,8 @@ impl Machine {
             let needed = self.info.terms.members_to_begin();
             let text = if self.me == self.info.creator {
                 format!(
-                    "{} of {needed} members are here; mint invites with `node invite`",
-                    self.present_to_found().len()
+                    "{} of {needed} trainers are here; mint invites with `node invite`",
+                    self.trainers_to_found()
                 )
             } else {
                 "waiting for the creator to begin".to_owned()
@@ -320,7 +320,21 @@ impl Machine {
             let text = "the coordinator is not heard, and too few members are there to replace it";
             return (Lifecycle::Paused, text.into());
         }
-        (Lifecycle::Running, "rounds settle".into())
+        (Lifecycle::Running, self.progress())
+    }
+
+    /// What a running session waits for, in a sentence.
+    fn progress(&self) -> String {
+        if self.work.training.failed.is_some() {
+            return "local steps failed here; they are tried again, see the log".to_owned();
+        }
+        match &self.work.lead {
+            Some(lead) if lead.is_collecting() => {
+                let (here, needed) = self.updates_here(lead);
+                format!("{here} updates are in, {needed} are needed")
+            }
+            _ => "rounds settle".to_owned(),
+        }
     }
 
     /// Whether a member was heard lately (this node always is).
@@ -331,6 +345,11 @@ impl Machine {
     }
 
     fn beat(&mut self) {
+        let unmade = self.base.is_none() && self.chain.is_empty() && !self.has_job(&Job::Initialise);
+        if unmade && self.now >= self.retry_state_at {
+            self.retry_state_at = self.now.after_ms(4 * self.info.terms.lost_after_ms);
+            self.compute(Job::Initialise, Task::Initialise);
+        }
         if self.base.is_some_and(|base| !base.held) && !self.has_job(&Job::State) && self.now >= self.retry_state_at {
             self.fetch_state();
         }
@@ -370,7 +389,19 @@ impl Machine {
         let from = message.signer();
         let kind = message.value().kind();
         self.carrier = carrier;
-        if from == self.me || self.is_out() {
+        if from == self.me {
+            return;
+        }
+        if self.is_out() {
+            // The last settlement may be known to those alone who left with it.
+            let behind = match message.value() {
+                Message::CatchUp { from: first } => Some(*first),
+                Message::Heartbeat(beat) => Some(beat.round),
+                other => other.round(),
+            };
+            if let Some(round) = behind.filter(|_| message.session() == self.info.session) {
+                self.on_catch_up(from, round);
+            }
             return;
         }
         if message.session() != self.info.session {
@@ -507,6 +538,7 @@ impl Machine {
         });
         match purpose {
             Job::Train => self.on_training_failed(),
+            Job::Initialise => self.retry_state_at = self.now.after_ms(4 * self.info.terms.lost_after_ms),
             Job::Aggregate => self.on_aggregation_failed(&failure),
             Job::Check => self.on_check_failed(),
             _ => {}
@@ -757,7 +789,10 @@ impl Machine {
                     self.work = RoundWork::default();
                     self.succession.begin_round(self.now);
                 }
-                JournalEntry::Claimed { claim, .. } => self.work.training.claim = Some(claim),
+                JournalEntry::Claimed { claim, .. } => {
+                    self.work.training.claim = Some(claim);
+                    self.succession.claimed_at = Some(self.now);
+                }
                 JournalEntry::Promised { term, .. } => self.succession.term = self.succession.term.max(term),
                 JournalEntry::Voted { term, proposal, .. } => {
                     self.work.restore_vote(term, proposal, &self.info.session)

@@ -39,7 +39,7 @@ impl Round {
             Phase::Aggregating
         } else if self.training.claim.is_some() {
             Phase::Exchanging
-        } else if founding || self.training.failed {
+        } else if founding || self.training.failed.is_some() {
             Phase::Idle
         } else {
             Phase::Training

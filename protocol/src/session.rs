@@ -148,9 +148,9 @@ impl Default for DeadlineConfig {
 pub struct Terms {
     /// Rounds to settle before the session is finished.
     pub rounds: u64,
-    /// Updates that a round needs at the least (or all trainers' where there are fewer).
+    /// Updates that a round needs at the least: with fewer trainers the session waits for others to join.
     pub min_members: u32,
-    /// Members that must be present to begin; 0 means `min_members`.
+    /// Trainers that must be present to begin; 0 means `min_members`.
     pub begin_members: u32,
     /// Whether the creator trains too, or only coordinates.
     pub creator_trains: bool,
@@ -290,10 +290,10 @@ impl Terms {
     /// Updates that a round needs when the roster has `trainers`.
     pub fn updates_needed(&self, trainers: usize) -> usize {
         let quorum = (trainers * usize::from(self.quorum_percent)).div_ceil(100);
-        quorum.max(trainers.min(self.min_members as usize)).max(1)
+        quorum.max(self.min_members as usize).max(1)
     }
 
-    /// Members that must be present before round 0 can be settled.
+    /// Trainers that must be present before round 0 can be settled.
     pub fn members_to_begin(&self) -> usize {
         if self.begin_members == 0 {
             self.min_members as usize

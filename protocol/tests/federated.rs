@@ -8,7 +8,7 @@ use synod_protocol::event::Event;
 use synod_protocol::identity::Identity;
 use synod_protocol::message::{JoinRefusal, Message, UpdateClaim};
 use synod_protocol::reject::Reject;
-use synod_protocol::session::{Lifecycle, Terms, Verification};
+use synod_protocol::session::{Lifecycle, Role, Terms, Verification};
 use synod_protocol::signed::Signed;
 use world::{SESSION, World, terms};
 
@@ -146,6 +146,139 @@ fn a_leaver_goes_at_the_border_and_its_absence_stops_nothing() {
     });
     let round = world.round(world.peer(1));
     world.run_until(|world| world.round(world.peer(1)) >= round + 3);
+    world.assert_agreement();
+}
+
+#[test]
+fn below_its_minimum_a_session_waits_and_goes_on_with_whoever_joins() {
+    let mut world = World::new(2, terms(100, 2));
+    world.run_until(|world| world.round(world.peer(0)) == 3);
+    let leaver = world.peer(1);
+    world.give(leaver, Input::Command(Command::Leave));
+    let chain = |world: &World| {
+        world.nodes[&world.creator]
+            .machine
+            .as_ref()
+            .unwrap()
+            .settlements()
+            .to_vec()
+    };
+    world.run_until(|world| chain(world).last().unwrap().body.roster.get(&leaver).is_none());
+    let alone = world.round(world.creator);
+    (0..5_000).for_each(|_| world.step());
+    let status = world.nodes[&world.creator].machine.as_ref().unwrap().status(world.now);
+    assert_eq!(
+        (world.round(world.creator), status.lifecycle),
+        (alone, Lifecycle::Paused),
+        "{}",
+        status.explanation
+    );
+
+    world.add(Identity::from_secret([9; 32]), Vec::new());
+    let joiner = Identity::from_secret([9; 32]).peer_id();
+    let invite = world.invite(1);
+    assert!(matches!(world.join(&invite, joiner), Message::Admitted(_)));
+    world.run_until(|world| world.round(world.creator) >= alone + 3);
+    world.assert_agreement();
+    // The joiner came in by a settlement that changed the roster alone.
+    let chain = chain(&world);
+    let border = &chain[alone as usize].body;
+    assert!(border.used.is_empty() && border.state == border.base && border.roster.get(&joiner).is_some());
+    assert!(chain[alone as usize + 1].body.used.len() == 2);
+}
+
+#[test]
+fn who_only_watches_does_not_found_a_session() {
+    let mut world = World::new(
+        1,
+        Terms {
+            begin_members: 0,
+            ..terms(20, 2)
+        },
+    );
+    world.terms.begin_members = 2;
+    let creator = world.creator;
+    world.kill(creator);
+    world.start(creator);
+    let join = |world: &mut World, secret: u8, roles: &[Role]| {
+        world.add(Identity::from_secret([secret; 32]), Vec::new());
+        let invite = world.invite_as(roles, 1);
+        let answer = world.join(&invite, Identity::from_secret([secret; 32]).peer_id());
+        assert!(matches!(answer, Message::Admitted(_)));
+    };
+    join(&mut world, 9, &[Role::Observer]);
+    join(&mut world, 10, &[Role::Coordinator]);
+    (0..3_000).for_each(|_| world.step());
+    assert_eq!(world.round(creator), 0);
+    join(&mut world, 11, &[Role::Trainer]);
+    world.run_until(|world| world.round(creator) >= 3);
+}
+
+#[test]
+fn what_failed_for_a_while_is_tried_again() {
+    let mut world = World::new(2, terms(100, 2));
+    let (creator, other) = (world.creator, world.peer(1));
+    world.failing = [creator, other].into();
+    (0..3_000).for_each(|_| world.step());
+    assert_eq!(world.round(creator), 0, "no initial state, no session");
+    world.failing.clear();
+    world.run_until(|world| world.round(other) == 3);
+    world.failing.insert(other);
+    (0..4_000).for_each(|_| world.step());
+    let stuck = world.round(creator);
+    let status = world.nodes[&other].machine.as_ref().unwrap().status(world.now);
+    assert!(status.explanation.contains("failed here"), "{}", status.explanation);
+    world.failing.clear();
+    world.run_until(|world| world.round(creator) >= stuck + 2 && world.round(other) >= stuck + 2);
+    world.assert_agreement();
+}
+
+#[test]
+fn a_coordinator_that_is_heard_and_does_nothing_is_replaced_also_after_restarts() {
+    for restarted in [false, true] {
+        let mut world = World::new(3, terms(1_000, 2));
+        world.run_until(|world| (0..3).all(|i| world.round(world.peer(i)) == 3));
+        let creator = world.creator;
+        let says_nothing =
+            move |from, _, message: &Message| from == creator && !matches!(message, Message::Heartbeat(_));
+        world.dropped = Box::new(says_nothing);
+        (0..300).for_each(|_| world.step());
+        if restarted {
+            for i in 1..3 {
+                let peer = world.peer(i);
+                world.kill(peer);
+                world.start(peer);
+            }
+        }
+        let round = world.round(world.peer(1));
+        world.run_until(|world| (1..3).all(|i| world.round(world.peer(i)) >= round + 3));
+        world.assert_agreement();
+    }
+}
+
+#[test]
+fn a_voter_that_crashed_after_an_election_asks_for_the_next_term() {
+    let mut world = World::new(3, terms(1_000, 2));
+    world.run_until(|world| (0..3).all(|i| world.round(world.peer(i)) == 3));
+    // The creator is lost. Another is elected, settles the round, and is lost before anyone hears of it.
+    let creator = world.creator;
+    world.kill(creator);
+    world.dropped = Box::new(|_, _, message| matches!(message, Message::Settled(_) | Message::Settlements(_)));
+    let has = |world: &World, i: u8, what: fn(&Event) -> bool| world.nodes[&world.peer(i)].events.iter().any(what);
+    let voted: fn(&Event) -> bool = |event| matches!(event, Event::Voted { term, .. } if *term > 0);
+    let led: fn(&Event) -> bool = |event| matches!(event, Event::TookOver { .. });
+    world.run_until(|world| (1..3).all(|i| has(world, i, voted)));
+    let leads = if has(&world, 1, led) { 1 } else { 2 };
+    let (leader, voter) = (world.peer(leads), world.peer(3 - leads));
+    world.kill(leader);
+    world.kill(voter);
+    world.dropped = Box::new(|_, _, _| false);
+    world.start(voter);
+    world.start(creator);
+    let round = world.round(voter);
+    world.run_until(|world| world.round(voter) >= round + 3 && world.round(creator) >= round + 3);
+    world.start(leader);
+    world.run_until(|world| world.round(leader) >= round + 3);
     world.assert_agreement();
 }
 

@@ -119,6 +119,13 @@ impl Machine {
     fn go_on_checking(&mut self) {
         let Some(check) = &self.work.check else { return };
         let body = &check.proposal().body;
+        if body.round > 0 && body.used.is_empty() {
+            // It is about the roster alone, and the state is the base that all have agreed on.
+            let (state, term, id, message) = (body.state, check.term, check.id, check.message.clone());
+            self.work.check = None;
+            self.succession.computed = self.base.filter(|base| base.held).map(|_| state);
+            return self.vote(&message, term, id);
+        }
         if !check.missing.is_empty() {
             return self.fetch_for_check();
         }

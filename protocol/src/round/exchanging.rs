@@ -231,6 +231,40 @@ impl Machine {
         self.info.terms.updates_needed(trainers.count())
     }
 
+    /// How many updates could be combined, and how many a round needs.
+    pub(crate) fn updates_here(&self, lead: &Lead) -> (usize, usize) {
+        (self.usable_updates(lead).len(), self.updates_needed(lead))
+    }
+
+    /// As a coordinator of a round that cannot have its updates: lets those in who wait, and those go who want to, by a
+    /// settlement that changes nothing but the roster. Else a session that lost a trainer could never replace it.
+    fn try_to_open(&mut self) {
+        let wait = 2 * self.info.terms.lost_after_ms;
+        let Some((lead, base)) = self.work.lead.as_ref().zip(self.base.filter(|base| base.held)) else {
+            return;
+        };
+        let expected = self
+            .roster()
+            .with(Role::Trainer)
+            .filter(|peer| self.may_deliver(lead, peer));
+        let lacking = expected.count() < self.updates_needed(lead);
+        let early = self.now < lead.not_before.max(lead.opened.after_ms(wait));
+        if !lead.is_collecting() || !lacking || early || !self.has_border_business() {
+            return;
+        }
+        self.drop_jobs(|job| matches!(job, Job::Train));
+        self.propose(&[], base.state, base.bytes, &[]);
+    }
+
+    /// Whether this member's update is here or may still come.
+    fn may_deliver(&self, lead: &Lead, peer: &PeerId) -> bool {
+        let here = lead
+            .claims
+            .get(peer)
+            .is_some_and(|claimed| matches!(claimed.payload, Payload::Here { .. }));
+        self.is_usable(lead, peer) && here || self.is_waited_for(lead, peer)
+    }
+
     /// When collecting ends though members are missing; None while a quorum is not in.
     pub(crate) fn collecting_deadline(&self) -> Option<Time> {
         let lead = self.work.lead.as_ref().filter(|lead| lead.is_collecting())?;
@@ -255,7 +289,7 @@ impl Machine {
             return;
         };
         let Some(deadline) = self.collecting_deadline() else {
-            return;
+            return self.try_to_open();
         };
         let all_in = !self
             .roster()

@@ -10,16 +10,20 @@ use crate::round::exchanging::Lead;
 use crate::session::{Member, Role, Roles, Roster};
 
 impl Machine {
-    /// The members that are here to begin, the creator included.
-    pub(crate) fn present_to_found(&self) -> Vec<PeerId> {
+    /// The trainers that are here to begin, the creator included where it trains. Who only watches or coordinates makes no
+    /// session.
+    pub(crate) fn trainers_to_found(&self) -> usize {
         let present = self.door.present(self.now, self.info.terms.lost_after_ms);
-        let mut peers: BTreeSet<PeerId> = present
+        let mut trainers: BTreeSet<PeerId> = present
             .iter()
             .filter_map(|admission| self.may_enter(admission))
+            .filter(|entry| entry.roles.has(Role::Trainer))
             .map(|entry| entry.peer)
             .collect();
-        peers.insert(self.info.creator);
-        peers.into_iter().collect()
+        if self.info.terms.creator_trains {
+            trainers.insert(self.info.creator);
+        }
+        trainers.len()
     }
 
     /// As the creator: proposes to begin once enough members are here.
@@ -32,8 +36,7 @@ impl Machine {
             self.work.lead = Some(Lead::new(0, self.now));
             return self.stand_by(signed);
         }
-        let present = self.present_to_found();
-        if present.len() < self.info.terms.members_to_begin() {
+        if self.trainers_to_found() < self.info.terms.members_to_begin() {
             return;
         }
         let admissions: Vec<_> = self

@@ -100,6 +100,11 @@ impl Machine {
         });
     }
 
+    /// Whether a settlement of the roster alone would change it.
+    pub(crate) fn has_border_business(&self) -> bool {
+        !self.entrants(&[]).is_empty() || !self.goodbyes().is_empty()
+    }
+
     /// The admissions that this settlement lets in: as many as there is room for, in the roster and in a message.
     fn entrants(&self, expelled: &[PeerId]) -> Vec<Signed<Admission>> {
         let room = (self.info.terms.max_members as usize).saturating_sub(self.roster().len());
@@ -316,7 +321,11 @@ impl Machine {
             .with(Role::Trainer)
             .filter(|peer| !body.expelled.contains(peer))
             .count();
-        if !sorted || body.used.len() < self.info.terms.updates_needed(trainers) {
+        // Without any update it may let members in and out, and leaves the model as it is.
+        let comes_or_goes = !(proposal.admissions.is_empty() && body.left.is_empty());
+        let of_roster_alone = body.used.is_empty() && body.state == body.base && comes_or_goes;
+        let enough = of_roster_alone || body.used.len() >= self.info.terms.updates_needed(trainers);
+        if !sorted || !enough {
             return false;
         }
         let holds = |(used, signed): (&UsedUpdate, &Signed<Message>)| {

@@ -1,6 +1,7 @@
 //! Phase one: local steps, and the signed claim that announces their update.
 //! What the steps are is the worker's business; here an update is a content id, and there is one a round.
 
+use crate::contract::Time;
 use crate::event::Event;
 use crate::identity::BlobId;
 use crate::journal::JournalEntry;
@@ -16,8 +17,15 @@ use crate::task::{Task, TrainReport};
 pub(crate) struct Training {
     /// The claim, once the update is ready. Durable before it was sent, so that a restart sends the same.
     pub claim: Option<Signed<Message>>,
-    /// Training is not possible in this round; the operator was told why.
-    pub failed: bool,
+    /// Training failed, and the operator was told why: how often, and when it is tried again.
+    pub failed: Option<Failed>,
+}
+
+/// Local steps that failed in this round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Failed {
+    times: u32,
+    again_at: Time,
 }
 
 impl Machine {
@@ -34,7 +42,12 @@ impl Machine {
         }
         let collecting = self.work.lead.as_ref().is_none_or(Lead::is_collecting);
         let examining = self.work.check.is_some() || !collecting;
-        if !self.work.training.failed && !examining && !self.has_job(&Job::Train) {
+        let waits = self
+            .work
+            .training
+            .failed
+            .is_some_and(|failed| self.now < failed.again_at);
+        if !waits && !examining && !self.has_job(&Job::Train) {
             let round = self.round();
             self.compute(
                 Job::Train,
@@ -66,13 +79,23 @@ impl Machine {
             bytes,
             report,
         });
-        self.work.training.claim = Some(claim);
+        (self.work.training.claim, self.work.training.failed) = (Some(claim), None);
         self.succession.claimed_at = Some(self.now);
         self.send_claim();
     }
 
+    /// A full disk or a lost file may be mended: local steps are tried again, each time after twice as long.
     pub(crate) fn on_training_failed(&mut self) {
-        self.work.training.failed = true;
+        let times = self.work.training.failed.map_or(0, |failed| failed.times);
+        let terms = &self.info.terms;
+        let longest = terms.deadline.cap_ms.max(terms.lost_after_ms);
+        let wait = terms.lost_after_ms.saturating_mul(1 << times.min(20)).min(longest);
+        self.work.training.failed = Some(Failed {
+            times: times.saturating_add(1),
+            again_at: self.now.after_ms(wait),
+        });
+        // Who cannot train still notices a coordinator that does nothing.
+        self.succession.claimed_at = self.succession.claimed_at.or(Some(self.now));
     }
 
     /// Sends the claim to whoever leads now. Repeated with each heartbeat until there is a proposal.

@@ -26,7 +26,8 @@ pub(crate) struct Succession {
     pub heard: Time,
     /// When any coordinator was last really heard, or the round began: from here a pause is counted.
     pub led_until: Time,
-    /// When this member announced its update in the current term.
+    /// When this member announced its update in the current term, or could not: from here a coordinator that does nothing is
+    /// borne with.
     pub claimed_at: Option<Time>,
     /// The state that this member computed in this round, if any.
     pub computed: Option<BlobId>,
@@ -263,7 +264,10 @@ impl Machine {
             .filter(|asked| *asked <= term.saturating_add(limits::TERMS_AHEAD))
             .max()
             .unwrap_or(0);
-        let elected = term == 0 || self.promises(term).len() >= self.roster().majority();
+        // A vote in the term is as good as a majority of promises: the proposal that it was for proved them. After a restart
+        // nothing else may be left of them.
+        let voted = self.work.vote.as_ref().is_some_and(|vote| vote.term >= term);
+        let elected = term == 0 || voted || self.promises(term).len() >= self.roster().majority();
         if highest > term {
             self.move_to_term(highest);
         } else if elected || self.reputation.is_banned(&self.coordinator()) {

@@ -15,7 +15,7 @@ use synod_protocol::machine::{Machine, SessionInfo};
 use synod_protocol::message::Message;
 use synod_protocol::session::{DeadlineConfig, Role, Roles, Terms};
 use synod_protocol::signed::Signed;
-use synod_protocol::task::{MemberVerdict, Outcome, Task, TaskResult, TrainReport};
+use synod_protocol::task::{MemberVerdict, Outcome, Task, TaskFailure, TaskResult, TrainReport};
 
 pub const SESSION: SessionId = SessionId([77; 32]);
 
@@ -40,6 +40,8 @@ pub struct World {
     pub terms: Terms,
     pub creator: PeerId,
     pub dropped: Filter,
+    /// Whose local steps and initial states fail.
+    pub failing: BTreeSet<PeerId>,
     queue: VecDeque<(PeerId, Input)>,
 }
 
@@ -73,6 +75,7 @@ impl World {
             terms,
             creator,
             dropped: Box::new(|_, _, _| false),
+            failing: BTreeSet::new(),
             queue: VecDeque::new(),
         };
         for i in 0..n {
@@ -103,8 +106,12 @@ impl World {
     }
 
     pub fn invite(&self, uses: u32) -> Invite {
+        self.invite_as(&[Role::Trainer, Role::Coordinator], uses)
+    }
+
+    pub fn invite_as(&self, roles: &[Role], uses: u32) -> Invite {
         let issuer = &self.nodes[&self.creator].identity;
-        let roles = Roles::of(&[Role::Trainer, Role::Coordinator]);
+        let roles = Roles::of(roles);
         let permission = Permission {
             roles,
             expires_unix_s: self.now.0 / 1000 + 3600,
@@ -237,7 +244,11 @@ impl World {
                     }
                 }
                 Output::Compute { job, task } => {
-                    let result = Ok(self.compute(peer, task));
+                    let fails = matches!(task, Task::Train { .. } | Task::Initialise) && self.failing.contains(&peer);
+                    let result = match fails {
+                        true => Err(TaskFailure::Environment("the disk is full".into())),
+                        false => Ok(self.compute(peer, task)),
+                    };
                     self.queue.push_back((peer, Input::Computed { job, result }));
                 }
                 Output::Fetch { job, blob, from, .. } => {

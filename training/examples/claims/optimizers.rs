@@ -11,7 +11,7 @@ use crate::runs::{Bench, Outcome};
 use crate::sizes::{SEEDS, Size, cosine};
 
 /// An optimizer of the table: its key, what differs from its defaults, and the middle of its grid of rates. Means have the
-/// horizons that a run of some hundred steps can fill (papers' are for ten thousands).
+/// horizons that a run of some hundred steps can fill (papers' are for ten thousands): half-lives of a few per cent of it.
 const TABLE: &[(&str, &str, f64)] = &[
     ("adamw", r#"{"beta2": 0.99}"#, 4e-3),
     ("ademamix", r#"{"beta2": 0.99, "beta3": 0.99, "alpha": 4}"#, 4e-3),
@@ -38,7 +38,11 @@ const GRID: [f64; 5] = [0.25, 0.5, 1.0, 2.0, 4.0];
 fn with(base: &TrainingConfig, key: &str, numbers: &Value, rate: f64) -> anyhow::Result<TrainingConfig> {
     let mut fields = numbers.as_object().cloned().unwrap_or_default();
     fields.insert("learning_rate".to_owned(), json!(rate));
-    // Rates of what such an optimizer does not touch itself follow at the ratio of its defaults.
+    if key == "ademamix" {
+        // Both grow over the whole run, as its authors have it.
+        fields.insert("alpha_warmup_steps".to_owned(), json!(base.local_steps));
+        fields.insert("beta3_warmup_steps".to_owned(), json!(base.local_steps));
+    }
     let mut config = base.clone();
     let named = json!({ key: fields });
     config.optimizer = serde_json::from_value(named).with_context(|| format!("the table's line of {key}"))?;
@@ -200,8 +204,9 @@ fn longer_runs(bench: &Bench, size: Size, table: &[Tuned]) -> anyhow::Result<Cla
     for steps in [size.steps / 4, size.steps, size.steps * 4] {
         for key in ["adamw", "ademamix"] {
             let of = tuned(table, key)?;
-            let mut config = with(&size.config(), key, &of.numbers, of.rate)?;
-            (config.local_steps, config.schedule) = (steps, cosine(steps, 0.01));
+            let mut base = size.config();
+            (base.local_steps, base.schedule) = (steps, cosine(steps, 0.01));
+            let config = with(&base, key, &of.numbers, of.rate)?;
             let name = format!("{key}, {steps} steps");
             samples.push(Sample::of(&name, &repeated(bench, "O1", &name, &config)?));
         }
