@@ -95,6 +95,16 @@ pub fn variable(key: &str) -> String {
     format!("SYNOD_{}", key.replace('.', "_").to_ascii_uppercase())
 }
 
+/// Variables that look like settings and are none: a typing mistake that would go unnoticed.
+pub fn unknown_variables<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
+    let defaults = toml::Table::try_from(NodeConfig::default()).expect("defaults are TOML");
+    let known: Vec<String> = leaves(&defaults).iter().map(|(key, _)| variable(key)).collect();
+    let sections: Vec<String> = defaults.keys().map(|section| variable(section) + "_").collect();
+    let looks_like_one = |name: &&str| sections.iter().any(|section| name.starts_with(section.as_str()));
+    let unknown = |name: &&str| !known.iter().any(|known| known == name);
+    names.into_iter().filter(looks_like_one).filter(unknown).collect()
+}
+
 /// A session file from disk.
 pub fn load_session(path: &Path) -> Result<SessionFile, LoadError> {
     let text = read(
@@ -148,7 +158,11 @@ fn read(path: &Path, remedy: &'static str) -> Result<String, LoadError> {
     std::fs::read_to_string(path).map_err(|error| LoadError::Unreadable {
         path: path.display().to_string(),
         reason: error.to_string(),
-        remedy,
+        remedy: match error.kind() {
+            std::io::ErrorKind::NotFound => remedy,
+            std::io::ErrorKind::InvalidData => "mend it, or move it away and make a new one",
+            _ => "look at its owner and mode",
+        },
     })
 }
 
@@ -392,6 +406,22 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("no such setting"), "{error}");
+    }
+
+    #[test]
+    fn numbers_beyond_the_formats_own_and_mistyped_variables_are_named() {
+        for (key, text) in [
+            ("retention.max_bytes", "[retention]\nmax_bytes = 9223372036854775808"),
+            ("retention.rounds", "[retention]\nrounds = 18446744073709551615"),
+        ] {
+            let error = load(text, &[], &[]).unwrap_err().to_string();
+            assert!(error.contains(key) && error.contains("9223372036854775807"), "{error}");
+        }
+        let names = ["SYNOD_NETWORK_MDSN", "SYNOD_NETWORK_MDNS", "SYNOD_DATA", "HOME"];
+        assert_eq!(unknown_variables(names), ["SYNOD_NETWORK_MDSN"]);
+        let filter = load("[log]\nlevel = 'info,synod_node::network=debug'", &[], &[]);
+        assert!(filter.is_ok(), "{filter:?}");
+        assert!(load("[log]\nlevel = 'info,,x'", &[], &[]).is_err());
     }
 
     #[test]

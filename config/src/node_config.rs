@@ -176,6 +176,16 @@ impl Default for ApiSection {
     }
 }
 
+/// Levels, alone or after a module's path and `=`, separated by commas.
+fn is_log_filter(text: &str) -> bool {
+    let is_level = |level: &str| ["off", "error", "warn", "info", "debug", "trace"].contains(&level);
+    let is_path = |path: &str| !path.is_empty() && path.chars().all(|c| c.is_ascii_alphanumeric() || "_:".contains(c));
+    text.split(',').all(|part| match part.split_once('=') {
+        Some((path, level)) => is_path(path) && is_level(level),
+        None => is_level(part),
+    })
+}
+
 impl NodeConfig {
     /// Refuses what no part could use: the key, and the reason.
     pub fn check(&self) -> Result<(), (String, String)> {
@@ -186,8 +196,22 @@ impl NodeConfig {
         if self.compute.threads > 4096 {
             return refuse("compute.threads", "at most 4096".to_owned());
         }
-        if !["error", "warn", "info", "debug", "trace"].contains(&self.log.level.as_str()) {
-            return refuse("log.level", "must be error, warn, info, debug or trace".to_owned());
+        // The file's format has no larger numbers.
+        let numbers = [
+            ("network.connections_max", self.network.connections_max as u64),
+            ("log.events_max_bytes", self.log.events_max_bytes),
+            ("log.record_max_bytes", self.log.record_max_bytes),
+            ("retention.rounds", self.retention.rounds),
+            ("retention.max_bytes", self.retention.max_bytes),
+            ("retention.min_free_bytes", self.retention.min_free_bytes),
+        ];
+        if let Some((key, _)) = numbers.iter().find(|(_, value)| i64::try_from(*value).is_err()) {
+            return refuse(key, format!("at most {}", i64::MAX));
+        }
+        if !is_log_filter(&self.log.level) {
+            let reason =
+                "must be error, warn, info, debug or trace, alone or by module: info,synod_node::network=debug";
+            return refuse("log.level", reason.to_owned());
         }
         if self.network.connections_max == 0 {
             return refuse(

@@ -1,6 +1,7 @@
 //! The command line: what an operator may type, its help, and the exit codes.
 //! It parses and dispatches; what a command does is in `commands`, one file each.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -63,7 +64,10 @@ pub enum Command {
     )]
     Start(StartArgs),
     /// Create, list and show sessions.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  node session create --preset tiny --name first --data /srv/texts\n  node session list\n  node session show first"
+    )]
     Session(SessionCommand),
     /// Mint an invite key for a session; list, explain, narrow or revoke keys.
     #[command(
@@ -194,6 +198,10 @@ impl StartArgs {
             let (key, value) = text
                 .split_once('=')
                 .ok_or_else(|| Failure::user(format!("--set {text}: write KEY=VALUE, as in network.mdns=false")))?;
+            if key.trim() == "api.socket" {
+                let text = "--set api.socket: the other commands look for it in config.toml: set it there";
+                return Err(Failure::user(text));
+            }
             all.push(one("--set", key.trim(), value.trim().to_owned()));
         }
         Ok(all)
@@ -443,10 +451,20 @@ pub fn run_with(drill: Option<Drill>) -> ExitCode {
     match dispatch(cli, drill) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("error: {failure}");
+            // Some of it may be a peer's words. A terminal that is gone hears nothing, and the code still tells.
+            let _ = writeln!(std::io::stderr(), "error: {}", plain(&failure.message));
             ExitCode::from(failure.exit_code())
         }
     }
+}
+
+/// The same text without what a terminal would take for commands; lines stay lines.
+fn plain(text: &str) -> String {
+    let shown = |c: char| match c.is_control() && c != '\n' {
+        true => c.escape_default().collect::<String>(),
+        false => c.to_string(),
+    };
+    text.chars().map(shown).collect()
 }
 
 fn dispatch(cli: Cli, drill: Option<Drill>) -> Outcome {

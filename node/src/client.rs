@@ -29,7 +29,12 @@ pub fn session_path(name: &str, rest: &str) -> String {
             format!("%{byte:02X}")
         }
     };
-    let name: String = name.bytes().map(escape).collect();
+    // An empty name would make another path: say it so that the node finds no session of that name.
+    let name: String = if name.is_empty() {
+        "%20".to_owned()
+    } else {
+        name.bytes().map(escape).collect()
+    };
     format!("/v1/sessions/{name}{rest}")
 }
 

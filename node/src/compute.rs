@@ -18,6 +18,9 @@ use synod_training::trainer::{Continue, Progress, Trainer};
 use synod_training::worker::Worker;
 use tokio::sync::{mpsc, watch};
 
+use crate::failure::{Failure, Outcome};
+use crate::requirements;
+
 /// Tasks that wait for a worker. A machine has a handful at most; the next one is refused as a failure.
 const QUEUE_LENGTH: usize = 16;
 
@@ -42,13 +45,19 @@ pub struct WorkerPlan {
 }
 
 impl WorkerPlan {
-    /// Reads the data and sets the device up. Takes a while; not for async threads.
-    pub fn build(&self) -> Result<Worker, BuildError> {
+    /// Reads the data and sets the device up. Takes a while; not for async threads. A model that this machine can never hold
+    /// is refused: to try would end the process, with all its other sessions.
+    pub fn build(&self) -> Outcome<Worker> {
+        requirements::can_ever_fit(&self.config)?;
         let training = &self.config.training;
         let trainer = match &self.data {
-            Some(path) => build_trainer(training, self.member, Some(path), &self.device)?,
-            None => build_trainer_without_data(training, self.member, &self.device)?,
+            Some(path) => build_trainer(training, self.member, Some(path), &self.device),
+            None => build_trainer_without_data(training, self.member, &self.device),
         };
+        let trainer = trainer.map_err(|error| match error {
+            BuildError::Device(_) | BuildError::NoEngine => Failure::environment(error),
+            _ => Failure::user(error),
+        })?;
         let trainer = match self.drill {
             Some(drill) => drill(trainer),
             None => trainer,

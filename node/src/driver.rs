@@ -455,6 +455,7 @@ impl Driver {
     ) -> Result<(), StoreError> {
         let (effects, id) = (&self.parts.effects, record.id);
         let journal = effects.store.journal(&id)?;
+        mend_rows(effects.store.as_ref(), &id, &journal)?;
         let rows = effects.store.rounds(&id, journal_round(&journal))?;
         let last = rows
             .last()
@@ -536,6 +537,31 @@ fn stop_session(runtime: &mut SessionRuntime, effects: &Effects, error: &StoreEr
         // Its thread ends by itself at its next step.
         drop(compute.stop());
     }
+}
+
+/// Newest rounds whose rows are looked for after a start: rows are written behind the journal, and no crash loses more.
+const ROWS_MENDED: usize = 256;
+
+/// Writes the rows that a crash has kept from being written, as far as the journal tells them.
+fn mend_rows(store: &dyn Store, id: &SessionId, journal: &[JournalEntry]) -> Result<(), StoreError> {
+    let settled = journal.iter().rev().filter_map(|entry| match entry {
+        JournalEntry::Settled(settlement) => Some(settlement),
+        _ => None,
+    });
+    let newest: Vec<_> = settled.take(ROWS_MENDED).collect();
+    let Some(first) = newest.last().map(|settlement| settlement.body.round) else {
+        return Ok(());
+    };
+    let there: BTreeSet<u64> = store.rounds(id, first)?.into_iter().map(|(round, _)| round).collect();
+    for settlement in newest
+        .into_iter()
+        .filter(|settlement| !there.contains(&settlement.body.round))
+    {
+        let row = RoundRow::of_settlement(settlement, id);
+        let bytes = serde_json::to_vec(&row).expect("rows are plain data");
+        store.put_round(id, row.round, &bytes)?;
+    }
+    Ok(())
 }
 
 /// The last settled round of a journal.

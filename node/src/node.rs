@@ -80,6 +80,7 @@ pub async fn run(data_dir: DataDir, config: NodeConfig, drill: Option<Drill>, re
     if let Some(reason) = fallback {
         tracing::warn!("{reason}");
     }
+    device.open().map_err(Failure::environment)?;
     let (mut driver, inbox, driver_handle) = Driver::new(Parts {
         clock,
         identity: identity.clone(),

@@ -234,6 +234,36 @@ pub fn memory(config: &SessionConfig, members: u64) -> Need {
     Need::of("memory", found).amounts(Some(bytes(free)), Some(bytes(need)))
 }
 
+/// Refuses a session whose model is larger than all memory that this machine has. What is merely scarce is a matter of
+/// [`memory`].
+pub fn can_ever_fit(config: &SessionConfig) -> Outcome {
+    let size = Size::of(config);
+    let need = size.memory(config, u64::from(config.protocol.min_members));
+    match total_memory_bytes() {
+        Some(total) if need > total => Err(Failure::environment(format!(
+            "session `{}` cannot run here: its model of {} parameters needs about {} of memory, and this machine has {} in all; use a smaller model, or a larger machine",
+            config.name,
+            size.parameters,
+            bytes(need),
+            bytes(total)
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Memory that this process could ever have, where the system tells: the machine's, or less where a control group says so.
+fn total_memory_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let kilobytes = |name: &str| -> Option<u64> {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().strip_suffix(" kB")?.trim().parse().ok()
+    };
+    let machine = 1024 * (kilobytes("MemTotal:")? + kilobytes("SwapTotal:").unwrap_or(0));
+    let group = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
+    let group = group.and_then(|text| text.trim().parse::<u64>().ok());
+    Some(group.map_or(machine, |group| group.min(machine)))
+}
+
 /// The device that this node computes on.
 pub fn device(device: DeviceChoice) -> Need {
     let (device, _) = device.resolved();

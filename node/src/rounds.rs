@@ -4,8 +4,8 @@
 use serde::{Deserialize, Serialize};
 use synod_protocol::contract::Time;
 use synod_protocol::event::Event;
-use synod_protocol::identity::PeerId;
-use synod_protocol::message::Absence;
+use synod_protocol::identity::{PeerId, SessionId};
+use synod_protocol::message::{Absence, Settlement};
 use synod_protocol::task::{MemberVerdict, Outcome, Round, TrainReport};
 
 use crate::network::NetworkCounters;
@@ -39,6 +39,28 @@ pub struct RoundRow {
     pub control_bytes: Bytes,
     /// Model and update bytes that this node received and sent during the round.
     pub bulk_bytes: Bytes,
+}
+
+impl RoundRow {
+    /// What a settlement alone tells of its round: for a row that a crash has kept from being written. When it was settled,
+    /// how long it took, what it cost, and how this institution fared is not in it.
+    pub fn of_settlement(settlement: &Settlement, session: &SessionId) -> Self {
+        let body = &settlement.body;
+        Self {
+            round: body.round,
+            body: settlement.id(session).to_string(),
+            state: body.state.to_string(),
+            term: settlement.term,
+            members: body.roster.len() as u32,
+            participants: body.used.iter().map(|used| participant(&used.verdict)).collect(),
+            missing: body
+                .missing
+                .iter()
+                .map(|(peer, reason)| absent(peer, *reason))
+                .collect(),
+            ..Self::default()
+        }
+    }
 }
 
 /// Bytes in and out.

@@ -170,7 +170,7 @@ pub enum InviteError {
     #[error("an invite can only be narrowed: {0}")]
     NotNarrower(&'static str),
     /// A new invite with something out of bounds.
-    #[error("cannot make the invite: {0}")]
+    #[error("the invite cannot be: {0}")]
     Unusable(&'static str),
 }
 
@@ -235,7 +235,13 @@ impl Invite {
 
     /// Reads a printed key without judging signatures or time: for `node invite explain`, which shows both.
     pub fn decode(text: &str) -> Result<Self, InviteError> {
-        let body = text.trim().strip_prefix(PREFIX).ok_or(InviteError::NotAnInvite)?;
+        let (prefix, body) = text
+            .trim()
+            .split_at_checked(PREFIX.len())
+            .ok_or(InviteError::NotAnInvite)?;
+        if !prefix.eq_ignore_ascii_case(PREFIX) {
+            return Err(InviteError::NotAnInvite);
+        }
         let upper = body.to_ascii_uppercase();
         let code = data_encoding::BASE32_NOPAD;
         // The first two bytes say how long the rest is, so that a cut key is told from a mistyped one.
@@ -271,6 +277,7 @@ impl Invite {
         if !rest.is_empty() || chain.blocks.is_empty() || chain.blocks.len() > limits::INVITE_BLOCKS {
             return Err(InviteError::Incompatible);
         }
+        check_grant(&chain.grant)?;
         Ok(Self { chain, secret })
     }
 
@@ -438,7 +445,17 @@ impl Chain {
     }
 }
 
+/// What a terminal would take for a command of its own has no place in a name or an address.
 fn check_grant(grant: &Grant) -> Result<(), InviteError> {
+    if grant.session_name.chars().any(char::is_control) {
+        return Err(InviteError::Unusable("the session's name has control characters in it"));
+    }
+    let is_address = |address: &String| address.starts_with('/') && address.chars().all(|c| c.is_ascii_graphic());
+    if !grant.bootstrap.iter().all(is_address) {
+        return Err(InviteError::Unusable(
+            "a bootstrap address is no multiaddress: write /ip4/1.2.3.4/udp/7600/quic-v1, say",
+        ));
+    }
     if grant.session_name.chars().count() > limits::NAME_CHARS {
         return Err(InviteError::Unusable("the session's name is too long"));
     }

@@ -269,7 +269,7 @@ impl Machine {
     }
 
     /// Whether this node has left, or was put out, and does nothing any more.
-    pub(crate) fn is_out(&self) -> bool {
+    pub fn is_out(&self) -> bool {
         self.leaving
             && (self.chain.is_empty() || !self.roster().peers().any(|peer| peer == self.me) || self.is_finished())
     }
@@ -309,8 +309,13 @@ impl Machine {
             let trainers = roster.with(Role::Trainer).filter(|peer| self.is_alive(peer)).count();
             let needed = self.info.terms.updates_needed(roster.with(Role::Trainer).count());
             if voters < roster.majority() || trainers < needed {
+                let cut_off = roster.peers().filter(|peer| self.reputation.is_banned(peer)).count();
+                let hope = match cut_off {
+                    0 => "it goes on when they are back, or others join".to_owned(),
+                    _ => format!("this node has cut off {cut_off} of them for good, see the evidence in its status"),
+                };
                 let text = format!(
-                    "{voters} of {} members are heard; a round needs {} votes and {needed} updates; it goes on when they are back",
+                    "{voters} of {} members are heard; a round needs {} votes and {needed} updates; {hope}",
                     roster.len(),
                     roster.majority()
                 );

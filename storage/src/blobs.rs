@@ -39,13 +39,14 @@ struct Shared {
     root: PathBuf,
     incoming: PathBuf,
     writes: AtomicU64,
+    may_write: bool,
 }
 
 impl BlobStore {
     /// Opens `data_dir/blobs`, makes it if it is not there, and removes what interrupted writes have left.
     /// Open it once a process, after the directory's lock is held, and clone it.
     pub fn open(data_dir: &Path) -> Result<Self> {
-        let store = Self::open_to_read(data_dir);
+        let store = Self::at(data_dir, true);
         files::create_folder(&store.shared.incoming)?;
         store.remove_leftovers()?;
         Ok(store)
@@ -53,6 +54,10 @@ impl BlobStore {
 
     /// The blobs of a stopped node, for reading: nothing is made or tidied.
     pub fn open_to_read(data_dir: &Path) -> Self {
+        Self::at(data_dir, false)
+    }
+
+    fn at(data_dir: &Path, may_write: bool) -> Self {
         let root = data_dir.join("blobs");
         let incoming = root.join("incoming");
         Self {
@@ -60,6 +65,7 @@ impl BlobStore {
                 root,
                 incoming,
                 writes: AtomicU64::new(0),
+                may_write,
             }),
         }
     }
@@ -81,7 +87,8 @@ impl BlobStore {
         written.map(|()| id)
     }
 
-    /// The blob's bytes, verified. A file that holds other bytes is deleted, so that the blob can be fetched again.
+    /// The blob's bytes, verified. A file that holds other bytes is moved to `incoming/ID.damaged`, so that the blob can be fetched again
+    /// and nothing is lost that an operator could still mend; where nothing may be written, it stays.
     pub fn read(&self, id: &BlobId) -> Result<Vec<u8>> {
         let path = self.path(id);
         let (mut file, length) = self.open_file(id)?;
@@ -90,7 +97,10 @@ impl BlobStore {
         if BlobId::of(&bytes) == *id {
             return Ok(bytes);
         }
-        remove(&path)?;
+        if self.shared.may_write {
+            let aside = self.shared.incoming.join(format!("{id}.damaged"));
+            fs::rename(&path, aside).map_err(StoreError::io("move aside", &path))?;
+        }
         Err(StoreError::BlobCorrupt { id: *id, path })
     }
 
@@ -222,6 +232,7 @@ impl BlobStore {
                 Ok(at) if at >= oldest && path.extension().is_some_and(|extension| extension == "partial") => {
                     resumable.push((at, path));
                 }
+                Ok(at) if at >= oldest && path.extension().is_some_and(|extension| extension == "damaged") => {}
                 _ => remove(&path)?,
             }
         }
@@ -415,6 +426,12 @@ mod tests {
             matches!(world.blobs.read(&id), Err(StoreError::BlobMissing { .. })),
             "the bad file is gone"
         );
+        let aside = world.blobs.shared.incoming.join(format!("{id}.damaged"));
+        assert_eq!(fs::read(aside).unwrap(), bent, "and kept aside");
+        let reader = BlobStore::open_to_read(world.dir.path());
+        fs::write(&path, &bent).unwrap();
+        assert!(matches!(reader.read(&id), Err(StoreError::BlobCorrupt { .. })));
+        assert!(path.exists(), "whoever only reads moves nothing");
         world.blobs.put(&bytes).unwrap();
         fs::write(&path, &bytes[..1000]).unwrap();
         assert!(

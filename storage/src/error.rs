@@ -86,8 +86,8 @@ pub enum StoreError {
     },
     /// The blob's file does not hold the blob's bytes any more.
     #[error(
-        "`{}` did not hold the bytes of blob {id} any more and was deleted: it has to be fetched again \
-         from a member that has it; check the disk",
+        "`{}` does not hold the bytes of blob {id} any more: it has to be fetched again from a member that has it (a running \
+         node does so, and moves the file aside, to blobs/incoming); check the disk",
         path.display()
     )]
     BlobCorrupt {

@@ -6,7 +6,7 @@ use axum::extract::{Path, State};
 use synod_protocol::contract::Command;
 use synod_protocol::identity::SessionId;
 use synod_protocol::invite::{BlockId, Invite, PREFIX, Permission};
-use synod_protocol::session::Roles;
+use synod_protocol::session::{Role, Roles};
 use synod_storage::store::Standing;
 
 use super::Context;
@@ -30,6 +30,15 @@ pub(super) async fn mint(
     let view = find(&context, &name).await?;
     check_may_invite(&view)?;
     let roles: Roles = wanted.roles.parse().map_err(Failure::user)?;
+    if let Some(role) = [Role::Validator, Role::Curvature]
+        .into_iter()
+        .find(|role| roles.has(*role))
+    {
+        return Err(Failure::user(format!(
+            "--role {}: the name is reserved, and nodes cannot take that part yet; use trainer, coordinator or observer",
+            Roles::of(&[role])
+        )));
+    }
     let bootstrap = match wanted.addresses.is_empty() {
         true => reachable(context.network.listen_addresses().await.control),
         false => {

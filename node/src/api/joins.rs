@@ -9,6 +9,7 @@ use axum::extract::State;
 use synod_config::SessionConfig;
 use synod_protocol::invite::Invite;
 use synod_protocol::journal::JournalEntry;
+use synod_protocol::session::Role;
 use synod_storage::store::Standing;
 
 use super::Context;
@@ -29,7 +30,8 @@ pub(super) async fn join(State(context): State<Context>, Body(wanted): Body<Join
     let joining = joining(&context);
     // What cannot be is refused before a use of the key is spent.
     let Offered { config, offer } = joining.preview(&invite, patience).await?;
-    let (worker, notes) = build_worker(&context, &config, wanted.data.clone()).await?;
+    let trains = invite.permission().roles.has(Role::Trainer);
+    let (worker, notes) = build_worker(&context, &config, wanted.data.clone(), trains).await?;
     let disk = requirements::disk(
         &context.data_dir,
         &context.retention,
@@ -93,7 +95,10 @@ fn look(context: &Context, wanted: &JoinSession, invite: &Invite, offered: Outco
         Need::of("issuer", Ok("it answers, and would let this node in".to_owned())),
         requirements::session(&config, &offer),
         requirements::model(&config),
-        requirements::data(data, Some(&config)),
+        match invite.permission().roles.has(Role::Trainer) {
+            true => requirements::data(data, Some(&config)),
+            false => Need::of("data", Ok("none is needed: the key is for no trainer".to_owned())),
+        },
         requirements::memory(&config, members),
         requirements::disk(&context.data_dir, &context.retention, Some((&config, members))),
         requirements::device(context.device),

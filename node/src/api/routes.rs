@@ -16,7 +16,6 @@ use synod_config::load::{locate, parse_session};
 use synod_protocol::contract::Command;
 use synod_protocol::identity::SessionId;
 use synod_storage::store::{SessionRecord, Standing};
-use synod_training::factory::BuildError;
 use synod_training::worker::Worker;
 
 use super::types::{ConfigView, CreateSession, Empty, Joined, NodeView, PeerView, Problem, SessionView};
@@ -190,8 +189,14 @@ async fn rounds(
 /// A session of this node by its name, its id, or the beginning of its id.
 pub(super) async fn find(context: &Context, name: &str) -> Outcome<SessionView> {
     let all = context.driver.ask(Request::View).await?;
-    let named = |session: &&SessionView| session.name == name || (name.len() >= 4 && session.id.starts_with(name));
-    let mut found = all.iter().filter(named);
+    // A whole name or id means itself; the beginning of an id only what nothing else is called.
+    let named = |session: &&SessionView| session.name == name || session.id == name;
+    let begins = |session: &&SessionView| name.len() >= 4 && session.id.starts_with(name);
+    let mut found: Vec<&SessionView> = all.iter().filter(named).collect();
+    if found.is_empty() {
+        found = all.iter().filter(begins).collect();
+    }
+    let mut found = found.into_iter();
     match (found.next(), found.next()) {
         (Some(one), None) => Ok(one.clone()),
         (Some(_), Some(_)) => Err(Failure::user(format!(
@@ -242,13 +247,14 @@ async fn create(State(context): State<Context>, Body(wanted): Body<CreateSession
         );
         return Err(Failure::user(text));
     }
-    let (worker, mut notes) = build_worker(&context, &config, data.clone()).await?;
+    let trains = config.protocol.creator_trains;
+    let (worker, mut notes) = build_worker(&context, &config, data.clone(), trains).await?;
     notes.push(config.aggregation.promise(config.protocol.min_members));
     let record = record(&config, config.to_bytes(), data, Standing::Created, Vec::new());
     let answer = Joined {
         session: record.id.to_string(),
         name: record.name.clone(),
-        roles: "trainer,coordinator".into(),
+        roles: if trains { "trainer,coordinator" } else { "coordinator" }.into(),
         notes,
     };
     adopt(
@@ -289,10 +295,11 @@ pub(super) async fn build_worker(
     context: &Context,
     config: &SessionConfig,
     data: Option<String>,
+    trains: bool,
 ) -> Outcome<(Worker, Vec<String>)> {
     let data = data.map(PathBuf::from);
     let needs = synod_training::factory::required_data(&config.training);
-    if needs.text && data.is_none() {
+    if trains && needs.text && data.is_none() {
         return Err(Failure::user(format!(
             "session `{}` needs --data PATH: {}",
             config.name, needs.sentence
@@ -307,10 +314,7 @@ pub(super) async fn build_worker(
         member_states: Vec::new(),
     };
     blocking(move || {
-        let worker = plan.build().map_err(|error| match error {
-            BuildError::Device(_) | BuildError::NoEngine => Failure::environment(error),
-            _ => Failure::user(error),
-        })?;
+        let worker = plan.build()?;
         let text = plan.data.filter(|_| needs.text);
         Ok((
             worker,

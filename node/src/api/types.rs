@@ -59,6 +59,8 @@ pub struct SessionView {
     pub explanation: String,
     /// Why this node does nothing in it any more, if so.
     pub stopped: Option<String>,
+    /// Whether this node has left it.
+    pub left: bool,
     /// Why this node could not do its part of a round lately, if so.
     pub trouble: Option<String>,
     /// The round being worked on.
@@ -134,6 +136,8 @@ pub struct EvidenceView {
     pub round: u64,
     /// In what kind of message.
     pub kind: String,
+    /// The signed statements that prove it, in their wire form, hexadecimal; none where a refusal rests on this node's word.
+    pub statements: Vec<String>,
 }
 
 impl SessionView {
@@ -163,6 +167,7 @@ impl SessionView {
             lifecycle,
             explanation,
             stopped: runtime.stopped.clone(),
+            left: runtime.machine.is_out(),
             trouble: runtime.trouble.clone(),
             round,
             rounds,
@@ -190,6 +195,7 @@ impl SessionView {
                     reject: one.reject.to_string(),
                     round: one.round,
                     kind: one.kind.clone(),
+                    statements: one.statements.clone(),
                 })
                 .collect(),
             last_round: runtime.book.last().cloned(),

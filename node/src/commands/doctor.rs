@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde::Serialize;
 use synod_config::NodeConfig;
-use synod_config::load::variable;
+use synod_config::load::{unknown_variables, variable};
 use synod_storage::{keys, lock};
 
 use super::{Terminal, bytes, client, converse, settings};
@@ -102,6 +102,7 @@ fn examine(dir: &DataDir) -> Vec<Finding> {
             return findings;
         }
     };
+    findings.extend(mistyped());
     findings.push(disk(dir, &config));
     findings.push(memory());
     findings.push(device(&config));
@@ -120,10 +121,10 @@ fn folder(dir: &DataDir) -> Finding {
     match std::fs::metadata(dir.root()) {
         Err(_) => bad("folder", format!("{dir} is not there: make a node with `node init`")),
         Ok(meta) if !meta.is_dir() => bad("folder", format!("{dir} is not a folder: choose another --data-dir")),
-        Ok(meta) if meta.permissions().mode() & 0o077 != 0 => {
-            warning("folder", format!("others can look into {dir}: `chmod 700 {dir}`"))
-        }
-        Ok(_) => match tempfile_in(dir) {
+        Ok(meta) => match tempfile_in(dir) {
+            Ok(()) if meta.permissions().mode() & 0o077 != 0 => {
+                warning("folder", format!("others can look into {dir}: `chmod 700 {dir}`"))
+            }
             Ok(()) => good("folder", dir),
             Err(error) => bad(
                 "folder",
@@ -149,6 +150,27 @@ fn key(dir: &DataDir) -> Finding {
     }
 }
 
+/// The names of all variables that are text; others are none of ours.
+fn variable_names() -> Vec<String> {
+    std::env::vars_os()
+        .filter_map(|(name, _)| name.into_string().ok())
+        .collect()
+}
+
+/// Variables that are meant as settings and are none.
+fn mistyped() -> Option<Finding> {
+    let names = variable_names();
+    let unknown = unknown_variables(names.iter().map(String::as_str));
+    let text = || {
+        format!(
+            "{} set nothing: there are no such settings; a variable is written as {}",
+            unknown.join(", "),
+            variable("network.mdns")
+        )
+    };
+    (!unknown.is_empty()).then(|| warning("variables", text()))
+}
+
 fn from_environment() -> String {
     let known = [
         "SYNOD_NETWORK_",
@@ -157,9 +179,12 @@ fn from_environment() -> String {
         "SYNOD_RETENTION_",
         "SYNOD_API_",
     ];
-    let set: Vec<_> = std::env::vars()
-        .map(|(name, _)| name)
-        .filter(|name| known.iter().any(|k| name.starts_with(k)))
+    let names = variable_names();
+    let unknown = unknown_variables(names.iter().map(String::as_str));
+    let set: Vec<_> = names
+        .iter()
+        .filter(|name| known.iter().any(|k| name.starts_with(k)) && !unknown.contains(&name.as_str()))
+        .cloned()
         .collect();
     match set.as_slice() {
         [] => format!(" (no variable as {} is set)", variable("network.mdns")),

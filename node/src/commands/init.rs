@@ -55,16 +55,22 @@ pub fn run(dir: &DataDir, args: &InitArgs, terminal: Terminal) -> Outcome {
     Ok(())
 }
 
+/// The file is there whole or not at all: half of it would start a node with other settings than were asked for.
 fn write_settings(dir: &DataDir, text: &str) -> Outcome {
     let path = dir.config();
+    let beside = path.with_extension("toml.part");
     let opened = std::fs::OpenOptions::new()
         .write(true)
-        .create_new(true)
+        .create(true)
+        .truncate(true)
         .mode(0o600)
-        .open(&path);
-    opened
-        .and_then(|mut file| file.write_all(text.as_bytes()))
-        .map_err(|error| Failure::environment(format!("cannot write {}: {error}", path.display())))
+        .open(&beside);
+    let written = opened
+        .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
+        // A link, unlike a move, does not overwrite what another process has made meanwhile.
+        .and_then(|()| std::fs::hard_link(&beside, &path));
+    let _ = std::fs::remove_file(&beside);
+    written.map_err(|error| Failure::environment(format!("cannot write {}: {error}", path.display())))
 }
 
 /// The commented file, with the ports and addresses that were asked for.

@@ -1,8 +1,7 @@
 //! Where a command takes an invite key from: its argument, standard input (`-`), or a file (`@FILE`). The latter two
 //! keep it out of the shell's history and the list of processes. It reads text and judges nothing.
 
-use std::io::Read;
-
+use super::bounded;
 use crate::failure::{Failure, Outcome};
 
 /// No key is longer: eight addresses and eight blocks are below this.
@@ -11,13 +10,16 @@ const BYTES_MAX: u64 = 64 << 10;
 /// The key that an argument means.
 pub fn read(argument: &str) -> Outcome<String> {
     let (place, text) = match argument.strip_prefix('@') {
-        _ if argument == "-" => ("standard input".to_owned(), first(std::io::stdin().lock())),
+        _ if argument == "-" => ("standard input".to_owned(), bounded(std::io::stdin().lock(), BYTES_MAX)),
         Some(path) => {
             let file = std::fs::File::open(path).and_then(|file| match file.metadata()?.is_dir() {
                 true => Err(std::io::Error::from(std::io::ErrorKind::IsADirectory)),
                 false => Ok(file),
             });
-            (format!("the key file {path}"), file.and_then(first))
+            (
+                format!("the key file {path}"),
+                file.and_then(|file| bounded(file, BYTES_MAX)),
+            )
         }
         None => return Ok(argument.trim().to_owned()),
     };
@@ -27,17 +29,6 @@ pub fn read(argument: &str) -> Outcome<String> {
         [key] => Ok((*key).to_owned()),
         // A key that a mail program has broken into lines; the checksum tells whether that is all of it.
         words => Ok(words.concat()),
-    }
-}
-
-fn first(from: impl Read) -> std::io::Result<String> {
-    let mut bytes = Vec::new();
-    from.take(BYTES_MAX + 1).read_to_end(&mut bytes)?;
-    let refuse = |reason: &str| Err(std::io::Error::new(std::io::ErrorKind::InvalidData, reason.to_owned()));
-    match String::from_utf8(bytes) {
-        Ok(text) if text.len() as u64 > BYTES_MAX => refuse("it is far too long for an invite key"),
-        Ok(text) => Ok(text),
-        Err(_) => refuse("it is no text"),
     }
 }
 
@@ -58,7 +49,11 @@ mod tests {
         assert_eq!(given(b"  synod1ab\r\n  cdef\n\n"), Ok("synod1abcdef".to_owned()));
         assert_eq!(read(" synod1abc "), Ok("synod1abc".to_owned()));
         let long = vec![b'a'; BYTES_MAX as usize + 1];
-        for (content, reason) in [(&b"\n"[..], "empty"), (&[0xff, 0xfe], "no text"), (&long, "too long")] {
+        for (content, reason) in [
+            (&b"\n"[..], "empty"),
+            (&[0xff, 0xfe], "no text"),
+            (&long, "longer than"),
+        ] {
             let refused = given(content).unwrap_err().message;
             assert!(refused.contains(reason) && refused.contains("key"), "{refused}");
         }

@@ -20,7 +20,7 @@ pub mod stop;
 mod table;
 
 use std::future::Future;
-use std::io::{IsTerminal, Write};
+use std::io::{IsTerminal, Read, Write};
 use std::path::Path;
 
 use serde::Serialize;
@@ -96,6 +96,18 @@ fn converse<T>(work: impl Future<Output = Outcome<T>>) -> Outcome<T> {
     runtime
         .map_err(|error| Failure::environment(format!("the system gives no event loop: {error}")))?
         .block_on(work)
+}
+
+/// All text of a file or pipe, if it is no longer than `most` bytes: a wrong name may mean an endless device.
+fn bounded(from: impl Read, most: u64) -> std::io::Result<String> {
+    let mut bytes = Vec::new();
+    from.take(most + 1).read_to_end(&mut bytes)?;
+    let refuse = |reason: String| Err(std::io::Error::new(std::io::ErrorKind::InvalidData, reason));
+    match String::from_utf8(bytes) {
+        Ok(text) if text.len() as u64 > most => refuse(format!("it is longer than {most} bytes")),
+        Ok(text) => Ok(text),
+        Err(_) => refuse("it is no UTF-8 text".to_owned()),
+    }
 }
 
 /// A data path as the node will see it, which may have another working directory.

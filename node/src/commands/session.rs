@@ -6,12 +6,15 @@ use synod_config::presets::{PRESETS, preset};
 use synod_config::trust::Trust;
 
 use super::table::Table;
-use super::{Terminal, absolute, client, converse, short};
+use super::{Terminal, absolute, bounded, client, converse, short};
 use crate::api::types::{ConfigView, CreateSession, Joined, SessionView};
 use crate::cli::{CreateArgs, JsonArgs, NameArgs};
 use crate::client::session_path;
 use crate::data_dir::DataDir;
 use crate::failure::{Failure, Outcome};
+
+/// No session file is longer.
+const FILE_BYTES_MAX: u64 = 256 << 10;
 
 /// `node session create`
 pub fn create(dir: &DataDir, args: &CreateArgs, terminal: Terminal) -> Outcome {
@@ -67,7 +70,8 @@ fn text(args: &CreateArgs) -> Outcome<(String, String)> {
         return Ok((format!("preset {name}"), text.to_owned()));
     }
     let path = args.file.as_ref().expect("the parser asks for a file or a preset");
-    let text = std::fs::read_to_string(path)
+    let text = std::fs::File::open(path)
+        .and_then(|file| bounded(file, FILE_BYTES_MAX))
         .map_err(|error| Failure::user(format!("cannot read the session file {}: {error}", path.display())))?;
     Ok((path.display().to_string(), text))
 }

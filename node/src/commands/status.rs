@@ -96,10 +96,10 @@ pub fn table(sessions: &[SessionView]) -> Table {
         table.row([
             session.name.clone(),
             short(&session.id).to_owned(),
-            if session.stopped.is_some() {
-                "stopped".to_owned()
-            } else {
-                word(&session.lifecycle)
+            match (&session.stopped, session.left) {
+                (Some(_), _) => "stopped".to_owned(),
+                (None, true) => "left".to_owned(),
+                (None, false) => word(&session.lifecycle),
             },
             format!("{}/{}", session.round.min(session.rounds), session.rounds),
             doing(session),
@@ -122,6 +122,7 @@ pub fn word(value: &impl Serialize) -> String {
 
 fn doing(session: &SessionView) -> String {
     match &session.progress {
+        _ if session.left => "–".to_owned(),
         Some(now) => format!("{} {}/{}", word(&session.phase), now.step, now.steps),
         None => word(&session.phase),
     }

@@ -72,9 +72,17 @@ pub enum NetworkError {
 
 /// Whether `text` is an address that others can dial; else why not.
 pub fn check_address(text: &str) -> Result<(), String> {
+    use libp2p::multiaddr::Protocol;
+    const EXAMPLE: &str = "write /ip4/203.0.113.5/udp/7600/quic-v1, say";
     let read = text.parse::<libp2p::Multiaddr>();
-    read.map(|_| ())
-        .map_err(|error| format!("`{text}` is not a multiaddr ({error}): write /ip4/203.0.113.5/udp/7600/quic-v1, say"))
+    let address = read.map_err(|error| format!("`{text}` is not a multiaddr ({error}): {EXAMPLE}"))?;
+    let has_port = address
+        .iter()
+        .any(|part| matches!(part, Protocol::Udp(_) | Protocol::Tcp(_)));
+    match has_port {
+        true => Ok(()),
+        false => Err(format!("`{text}` names no port: {EXAMPLE}")),
+    }
 }
 
 /// The running network: the handle to command it and the events it reports.

@@ -17,6 +17,10 @@ use crate::task::Task;
 /// Times that the coordinator asks an owner for its payload before it goes without.
 const FETCH_ATTEMPTS: u32 = 4;
 
+/// Times `lost_after_ms` that a round must lack trainers before it is given up for one of the roster alone: a node that is
+/// restarted is back by then, and the updates that are in are not thrown away.
+const OPENS_AFTER: u64 = 4;
+
 /// The duty of the member that coordinates a term.
 #[derive(Debug)]
 pub(crate) struct Lead {
@@ -34,6 +38,8 @@ pub(crate) struct Lead {
     pub faults: BTreeMap<PeerId, (Signed<Message>, Signed<Message>)>,
     /// Does not try to close before this, after an aggregation that gave nothing.
     pub not_before: Time,
+    /// Since when too few trainers are there to ever fill the round.
+    pub lacking_since: Option<Time>,
 }
 
 /// A member's claim, and whether its payload is here.
@@ -86,6 +92,7 @@ impl Lead {
             justification: Vec::new(),
             faults: BTreeMap::new(),
             not_before: opened,
+            lacking_since: None,
         }
     }
 
@@ -239,17 +246,17 @@ impl Machine {
     /// As a coordinator of a round that cannot have its updates: lets those in who wait, and those go who want to, by a
     /// settlement that changes nothing but the roster. Else a session that lost a trainer could never replace it.
     fn try_to_open(&mut self) {
-        let wait = 2 * self.info.terms.lost_after_ms;
+        let (now, wait) = (self.now, OPENS_AFTER * self.info.terms.lost_after_ms);
         let Some((lead, base)) = self.work.lead.as_ref().zip(self.base.filter(|base| base.held)) else {
             return;
         };
-        let expected = self
-            .roster()
-            .with(Role::Trainer)
-            .filter(|peer| self.may_deliver(lead, peer));
-        let lacking = expected.count() < self.updates_needed(lead);
-        let early = self.now < lead.not_before.max(lead.opened.after_ms(wait));
-        if !lead.is_collecting() || !lacking || early || !self.has_border_business() {
+        let trainers = self.roster().with(Role::Trainer);
+        let expected = trainers.filter(|peer| self.may_deliver(lead, peer)).count();
+        let lacking = lead.is_collecting() && expected < self.updates_needed(lead);
+        let since = lacking.then(|| lead.lacking_since.unwrap_or(now));
+        let ripe = since.is_some_and(|since| now.since(since) >= wait) && now >= lead.not_before;
+        self.work.lead.as_mut().expect("looked at above").lacking_since = since;
+        if !ripe || !self.has_border_business() {
             return;
         }
         self.drop_jobs(|job| matches!(job, Job::Train));

@@ -139,6 +139,9 @@ impl World<'_> {
             }
             return;
         }
+        if body.used.is_empty() && body.state == body.base {
+            return; // of the roster alone
+        }
         let updates = body.used.iter().map(|used| used.update.clone()).collect();
         let task = Task::Aggregate {
             round: body.round,
