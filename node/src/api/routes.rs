@@ -1,8 +1,6 @@
 //! The routes of the API, one function each; those of keys are in `invites` and `joins`. They read snapshots, prepare
 //! what takes long off the driver, and hand the driver finished things; none of them decides for a machine.
 
-use std::path::PathBuf;
-
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, Path, Query, Request as HttpRequest, State};
 use axum::http::StatusCode;
@@ -27,6 +25,7 @@ use crate::driver::{NewSession, Request};
 use crate::failure::{Failure, Fault, Outcome};
 use crate::requirements;
 use crate::rounds::{Bytes, RoundRow};
+use crate::session_data;
 
 /// All routes.
 pub fn router(context: Context) -> Router {
@@ -224,6 +223,7 @@ async fn create(State(context): State<Context>, Body(wanted): Body<CreateSession
         place,
         name,
         data,
+        tokenizer,
     } = wanted;
     let mut file = parse_session(&place, &text)?;
     file.name = name.unwrap_or(file.name);
@@ -242,7 +242,8 @@ async fn create(State(context): State<Context>, Body(wanted): Body<CreateSession
         );
         return Err(Failure::user(text));
     }
-    let (worker, mut notes) = build_worker(&context, &config, data.clone()).await?;
+    keep_tokenizer(&context, &config, tokenizer).await?;
+    let (worker, mut notes) = build_worker(&context, &config, &data).await?;
     notes.push(config.aggregation.promise(config.protocol.min_members));
     let record = record(&config, config.to_bytes(), data, Standing::Created, Vec::new());
     let answer = Joined {
@@ -283,16 +284,21 @@ pub(super) async fn adopt(context: &Context, new: NewSession) -> Outcome {
     context.driver.ask(|reply| Request::Adopt(Box::new(new), reply)).await?
 }
 
+/// Takes the session's tokenizer into the store, off the async threads.
+pub(super) async fn keep_tokenizer(context: &Context, config: &SessionConfig, path: Option<String>) -> Outcome {
+    let (blobs, config) = (context.blobs.clone(), config.clone());
+    blocking(move || session_data::keep_tokenizer(&blobs, &config, path.as_deref().map(std::path::Path::new))).await
+}
+
 /// Reads the data and sets up the device, so that what will not do is refused now and not in the first round. With the
 /// worker come notes for the operator.
 pub(super) async fn build_worker(
     context: &Context,
     config: &SessionConfig,
-    data: Option<String>,
+    data: &[String],
 ) -> Outcome<(Worker, Vec<String>)> {
-    let data = data.map(PathBuf::from);
     let needs = synod_training::factory::required_data(&config.training);
-    if needs.text && data.is_none() {
+    if needs.text && data.is_empty() {
         return Err(Failure::user(format!(
             "session `{}` needs --data PATH: {}",
             config.name, needs.sentence
@@ -301,21 +307,17 @@ pub(super) async fn build_worker(
     let plan = WorkerPlan {
         config: config.clone(),
         member: context.identity.peer_id(),
-        data,
+        data: session_data::options(&context.data_dir, &context.blobs, config, data),
         device: context.device,
         drill: context.drill,
         member_states: Vec::new(),
     };
     blocking(move || {
-        let worker = plan.build().map_err(|error| match error {
+        let (worker, data) = plan.build().map_err(|error| match error {
             BuildError::Device(_) | BuildError::NoEngine => Failure::environment(error),
             _ => Failure::user(error),
         })?;
-        let text = plan.data.filter(|_| needs.text);
-        Ok((
-            worker,
-            text.iter().filter_map(|path| requirements::doubt(path)).collect(),
-        ))
+        Ok((worker, data.iter().flat_map(requirements::notes).collect()))
     })
     .await
 }
@@ -323,7 +325,7 @@ pub(super) async fn build_worker(
 pub(super) fn record(
     config: &SessionConfig,
     bytes: Vec<u8>,
-    data: Option<String>,
+    data: Vec<String>,
     standing: Standing,
     bootstrap: Vec<String>,
 ) -> SessionRecord {
