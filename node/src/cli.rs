@@ -77,7 +77,7 @@ pub enum Command {
     Invite(InviteArgs),
     /// Join a session by its invite key.
     #[command(
-        after_help = "Examples:\n  node join synod1… --data /srv/texts --dry-run    # says what is missing; joins nothing\n  node join synod1… --data /srv/texts\n  node join @key.txt --data /srv/texts             # the key from a file\n  pass show synod/first | node join - --data /srv/texts\n\nText, disk and device are checked against the session before a use of the key is spent."
+        after_help = "Examples:\n  node join synod1… --data /srv/texts --dry-run    # says what is missing; joins nothing\n  node join synod1… --data /srv/texts\n  node join @key.txt --data /srv/texts             # the key from a file\n  pass show synod/first | node join - --data /srv/texts\n  node join @key.txt --data /srv/texts --tokenizer tokenizer.json   # a session's tokenizer is fetched if not given\n\nText, disk and device are checked against the session before a use of the key is spent."
     )]
     Join(JoinArgs),
     /// Leave a session at the next border between rounds. Its records and models stay here.
@@ -124,7 +124,7 @@ pub enum Command {
 pub enum SessionCommand {
     /// Create a session from a file or a preset; this node becomes its first member.
     #[command(
-        after_help = "Examples:\n  node session create --preset tiny --name first --data /srv/texts\n  node session create mine.toml --data /srv/texts\n  node session create --preset tiny --show > mine.toml    # a file to start from\n  node session create mine.toml --trust server=no,members=no,privacy=no --data /srv/texts\n\nPresets: tiny (a demonstration, minutes on a CPU), small (ten million parameters), synthetic (no data needed)."
+        after_help = "Examples:\n  node session create --preset tiny --name first --data /srv/texts\n  node session create mine.toml --data /srv/texts --data /srv/more.parquet\n  node session create --preset small --tokenizer tokenizer.json --data /srv/texts\n  node session create --preset tiny --show > mine.toml    # a file to start from\n  node session create mine.toml --trust server=no,members=no,privacy=no --data /srv/texts\n\nPresets: tiny (a demonstration, minutes on a CPU), small (ten million parameters), synthetic (no data needed)."
     )]
     Create(CreateArgs),
     /// List this node's sessions.

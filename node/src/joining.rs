@@ -20,6 +20,8 @@ use crate::network::{FetchFailure, FetchedFrom, NetworkHandle};
 
 /// How often the issuer is asked again: messages may be lost.
 const ASK_EVERY: Duration = Duration::from_secs(2);
+/// How long the issuer is asked for a tokenizer's length: a few tries of a few seconds.
+const LENGTH_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a tokenizer may travel: 256 MiB at half a megabyte a second.
 const TOKENIZER_PATIENCE: Duration = Duration::from_secs(600);
 
@@ -88,7 +90,7 @@ impl Joining {
             ))
         };
         // Nobody has told its length: a fetch of no bytes is refused with it.
-        let bytes = match self.fetch(tokenizer, 0, issuer).await? {
+        let bytes = match self.fetch(tokenizer, 0, issuer, LENGTH_PATIENCE).await? {
             Err(FetchFailure::WrongLength { says, .. }) if says <= TOKENIZER_BYTES_MAX => says,
             Err(FetchFailure::WrongLength { says, .. }) => {
                 return Err(failed(format!("it is {says} bytes long, which no tokenizer is")));
@@ -99,7 +101,7 @@ impl Joining {
             Err(failure) => return Err(failed(failure.to_string())),
             Ok(_) => return Err(failed("that node has an empty file in its place".to_owned())),
         };
-        match self.fetch(tokenizer, bytes, issuer).await? {
+        match self.fetch(tokenizer, bytes, issuer, TOKENIZER_PATIENCE).await? {
             Ok(_) => Ok(()),
             Err(failure) => Err(failed(failure.to_string())),
         }
@@ -110,13 +112,14 @@ impl Joining {
         tokenizer: &TokenizerId,
         bytes: u64,
         from: PeerId,
+        within: Duration,
     ) -> Outcome<Result<FetchedFrom, FetchFailure>> {
         let (done, outcome) = oneshot::channel();
         self.driver
             .tell(Request::Fetch {
                 blob: (tokenizer.blake3, bytes),
                 from,
-                within: TOKENIZER_PATIENCE,
+                within,
                 done,
             })
             .await;

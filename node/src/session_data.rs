@@ -85,3 +85,58 @@ pub fn remove_unfinished_tokens(dir: &DataDir) -> std::io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use synod_config::load::parse_session;
+    use synod_config::presets::preset;
+    use synod_protocol::identity::PeerId;
+    use synod_storage::memory_store::MemoryStore;
+    use synod_storage::retention::{self, RetentionConfig};
+    use synod_training::data::train_byte_pairs;
+
+    #[test]
+    fn a_sessions_tokenizer_is_kept_while_the_session_is() {
+        let home = tempfile::tempdir().unwrap();
+        let (blobs, store) = (BlobStore::open(home.path()).unwrap(), MemoryStore::new());
+        let path = home.path().join("tokenizer.json");
+        let texts = ["a house, a house and a horse"; 20];
+        std::fs::write(&path, train_byte_pairs(texts.into_iter(), 270).unwrap()).unwrap();
+        let mut file = parse_session("preset", preset("tiny").unwrap()).unwrap();
+        let ModelConfig::Decoder(decoder) = &mut file.training.model else {
+            panic!("tiny trains a decoder")
+        };
+        decoder.vocabulary = Vocabulary::Tokenizer(Tokenizer::identify(&path, None).unwrap());
+        let config = file.found(PeerId([1; 32]), 0).unwrap();
+        let tokenizer = tokenizer_of(&config).unwrap().blake3;
+        assert!(keep_tokenizer(&blobs, &config, None).is_err());
+        keep_tokenizer(&blobs, &config, Some(&path)).unwrap();
+        keep_tokenizer(&blobs, &config, None).unwrap();
+        link_tokenizer(&store, &blobs, &config).unwrap();
+
+        retention::sweep(&store, &blobs).unwrap();
+        assert!(blobs.has(&tokenizer), "a start keeps what is linked");
+        let bounds = RetentionConfig::default();
+        retention::apply(&store, &blobs, &config.id(), 100, &[tokenizer], &bounds).unwrap();
+        assert!(blobs.has(&tokenizer), "old as its link is");
+        retention::remove_session(&store, &blobs, &config.id()).unwrap();
+        assert!(!blobs.has(&tokenizer));
+    }
+
+    #[test]
+    fn a_start_removes_unfinished_tokens_and_no_others() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = DataDir::new(home.path().to_owned());
+        remove_unfinished_tokens(&dir).unwrap();
+        let folder = |name: &str| {
+            let path = dir.tokens().join(name);
+            std::fs::create_dir_all(&path).unwrap();
+            std::fs::write(path.join("tokens.bin"), "x").unwrap();
+            path
+        };
+        let (whole, unfinished) = (folder("00ff"), folder(".00ff.1.0.partial"));
+        remove_unfinished_tokens(&dir).unwrap();
+        assert!(whole.exists() && !unfinished.exists());
+    }
+}

@@ -16,7 +16,7 @@ use operating::Node;
 
 const SESSION: &str = "name = 'first'
 [protocol]
-rounds = 2
+rounds = 6
 min_members = 2
 quorum_percent = 50
 heartbeat_ms = 250
@@ -173,8 +173,13 @@ fn a_session_over_a_trained_tokenizer_runs_where_only_its_creator_had_the_file()
     let about: Value = serde_json::from_slice(&read(model.join("tokenizer_config.json"))).unwrap();
     assert_eq!(about["eos_token"], "<|endoftext|>");
     for origin in ["first".to_owned(), model.display().to_string()] {
-        let text = joiner.ok(&format!("generate {origin} --prompt sol --tokens 5"));
-        assert!(text.starts_with("sol"), "{text}");
+        // A model that has learned little may draw bytes that are no text.
+        let line = format!("generate {origin} --prompt sol --tokens 5");
+        let generated = joiner.command(&line).output().unwrap();
+        assert!(
+            generated.status.success() && generated.stdout.starts_with(b"sol"),
+            "{generated:?}"
+        );
         for heldout in ["", "--heldout"] {
             let line = format!("evaluate {origin} --data {} {heldout} --json", data.display());
             let measured = joiner.json(&line);
