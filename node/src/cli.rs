@@ -66,7 +66,10 @@ pub enum Command {
     #[command(subcommand)]
     Session(SessionCommand),
     /// Train a tokenizer on this institution's text, or show what a session file says of one.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  node tokenizer train --data /srv/texts --size 8192 --out tokenizer.json\n  node tokenizer show tokenizer.json"
+    )]
     Tokenizer(TokenizerCommand),
     /// Mint an invite key for a session; list, explain, narrow or revoke keys.
     #[command(
