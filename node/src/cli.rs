@@ -69,6 +69,12 @@ pub enum Command {
         after_help = "Examples:\n  node session create --preset tiny --name first --data /srv/texts\n  node session list\n  node session show first"
     )]
     Session(SessionCommand),
+    /// Train a tokenizer on this institution's text, or show what a session file says of one.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  node tokenizer train --data /srv/texts --size 8192 --out tokenizer.json\n  node tokenizer show tokenizer.json"
+    )]
+    Tokenizer(TokenizerCommand),
     /// Mint an invite key for a session; list, explain, narrow or revoke keys.
     #[command(
         args_conflicts_with_subcommands = true,
@@ -78,7 +84,7 @@ pub enum Command {
     Invite(InviteArgs),
     /// Join a session by its invite key.
     #[command(
-        after_help = "Examples:\n  node join synod1… --data /srv/texts --dry-run    # says what is missing; joins nothing\n  node join synod1… --data /srv/texts\n  node join @key.txt --data /srv/texts             # the key from a file\n  pass show synod/first | node join - --data /srv/texts\n\nText, disk and device are checked against the session before a use of the key is spent."
+        after_help = "Examples:\n  node join synod1… --data /srv/texts --dry-run    # says what is missing; joins nothing\n  node join synod1… --data /srv/texts\n  node join @key.txt --data /srv/texts             # the key from a file\n  pass show synod/first | node join - --data /srv/texts\n  node join @key.txt --data /srv/texts --tokenizer tokenizer.json   # a session's tokenizer is fetched if not given\n\nText, disk and device are checked against the session before a use of the key is spent."
     )]
     Join(JoinArgs),
     /// Leave a session at the next border between rounds. Its records and models stay here.
@@ -104,7 +110,7 @@ pub enum Command {
     Export(ExportArgs),
     /// Write text with a session's model or an exported folder.
     #[command(
-        after_help = "Examples:\n  node generate first --prompt 'The house '\n  node generate ./model --bytes 500 --temperature 0.7 --seed 3"
+        after_help = "Examples:\n  node generate first --prompt 'The house '\n  node generate ./model --tokens 500 --temperature 0.7 --seed 3"
     )]
     Generate(GenerateArgs),
     /// Measure the loss of a session's model or an exported folder on text.
@@ -125,7 +131,7 @@ pub enum Command {
 pub enum SessionCommand {
     /// Create a session from a file or a preset; this node becomes its first member.
     #[command(
-        after_help = "Examples:\n  node session create --preset tiny --name first --data /srv/texts\n  node session create mine.toml --data /srv/texts\n  node session create --preset tiny --show > mine.toml    # a file to start from\n  node session create mine.toml --trust server=no,members=no,privacy=no --data /srv/texts\n\nPresets: tiny (a demonstration, minutes on a CPU), small (ten million parameters), synthetic (no data needed)."
+        after_help = "Examples:\n  node session create --preset tiny --name first --data /srv/texts\n  node session create mine.toml --data /srv/texts --data /srv/more.parquet\n  node session create --preset small --tokenizer tokenizer.json --data /srv/texts\n  node session create --preset tiny --show > mine.toml    # a file to start from\n  node session create mine.toml --trust server=no,members=no,privacy=no --data /srv/texts\n\nPresets: tiny (a demonstration, minutes on a CPU), small (ten million parameters), synthetic (no data needed)."
     )]
     Create(CreateArgs),
     /// List this node's sessions.
@@ -208,6 +214,54 @@ impl StartArgs {
     }
 }
 
+/// Tokenizers.
+#[derive(Debug, Subcommand)]
+pub enum TokenizerCommand {
+    /// Train a byte-level BPE tokenizer on text, and write it as a tokenizer.json. Overwrites nothing; needs no running node.
+    #[command(
+        after_help = "Examples:\n  node tokenizer train --data /srv/texts --size 8192 --out tokenizer.json\n  node tokenizer train --data a.jsonl.zst --data b.parquet --size 32000 --out tokenizer.json\n  node session create --preset small --name first --tokenizer tokenizer.json --data /srv/texts\n\nThe same text and size give the same file. Whoever sees the file can tell words and names that are frequent in the\ntext it was trained on: train it on text that may be known, if the session's text may not."
+    )]
+    Train(TokenizerTrainArgs),
+    /// Print what a session file says of a tokenizer: its hash, its size, and the token that ends documents.
+    #[command(
+        after_help = "Examples:\n  node tokenizer show tokenizer.json\n  node tokenizer show ./gpt2 --json            # a folder with encoder.json and vocab.bpe\n  node tokenizer show tokenizer.json --eod '</s>' >> session.toml"
+    )]
+    Show(TokenizerShowArgs),
+}
+
+/// `node tokenizer train`
+#[derive(Debug, Args)]
+pub struct TokenizerTrainArgs {
+    /// Text to train on (may be repeated): files, or folders of files, as for `session create`.
+    #[arg(long, value_name = "PATH", required = true)]
+    pub data: Vec<PathBuf>,
+    /// Tokens of the vocabulary, 257 at least; fewer come out where the text has too few different words.
+    #[arg(long, value_name = "N")]
+    pub size: usize,
+    /// Where to write it; nothing may be there.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Megabytes of text at most, which are kept in memory; of more text, whole documents are drawn by their hashes.
+    #[arg(long, value_name = "MB", default_value_t = 1_000)]
+    pub most_mb: u64,
+    /// Print the answer as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `node tokenizer show`
+#[derive(Debug, Args)]
+pub struct TokenizerShowArgs {
+    /// A tokenizer.json, or a folder with one or with GPT-2's files.
+    pub file: PathBuf,
+    /// The token that ends documents, where it is not one of the usual, such as <|endoftext|> or </s>.
+    #[arg(long, value_name = "TOKEN")]
+    pub eod: Option<String>,
+    /// Print the answer as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `node session create`
 #[derive(Debug, Args)]
 pub struct CreateArgs {
@@ -224,9 +278,17 @@ pub struct CreateArgs {
     /// the file says of them; with --show, prints the file that comes out.
     #[arg(long, value_name = "WHOM")]
     pub trust: Option<Trust>,
-    /// This institution's text: a file, a folder of .txt or .md files, or .jsonl with a `text` field.
+    /// This institution's text (may be repeated): a file, or a folder of files; .txt, .md, .jsonl and .parquet with a `text`
+    /// field, or tokens (.u16, .u32, .bin); text also compressed (.gz, .zst).
     #[arg(long, value_name = "PATH")]
-    pub data: Option<PathBuf>,
+    pub data: Vec<PathBuf>,
+    /// Cut text into the tokens of this tokenizer: a tokenizer.json, or a folder with GPT-2's files. The session file that
+    /// is founded names it by its hash; who joins gets it from this node.
+    #[arg(long, value_name = "FILE")]
+    pub tokenizer: Option<PathBuf>,
+    /// The token that ends documents, where it is not one of the usual, such as <|endoftext|> or </s>.
+    #[arg(long, value_name = "TOKEN", requires = "tokenizer")]
+    pub eod: Option<String>,
     /// Print the session file and create nothing.
     #[arg(long)]
     pub show: bool,
@@ -324,9 +386,13 @@ pub enum InviteAction {
 pub struct JoinArgs {
     /// The invite key; `-` reads it from standard input, `@FILE` from a file.
     pub key: String,
-    /// This institution's text: a file, a folder of .txt or .md files, or .jsonl with a `text` field.
+    /// This institution's text (may be repeated): a file, or a folder of files; .txt, .md, .jsonl and .parquet with a `text`
+    /// field, or tokens (.u16, .u32, .bin); text also compressed (.gz, .zst).
     #[arg(long, value_name = "PATH")]
-    pub data: Option<PathBuf>,
+    pub data: Vec<PathBuf>,
+    /// The session's tokenizer, where it has one; left out: it is fetched from the key's issuer, and checked.
+    #[arg(long, value_name = "FILE")]
+    pub tokenizer: Option<PathBuf>,
     /// Join nothing and spend nothing; ask the issuer, and say exactly what is missing. With --verbose also the session's
     /// configuration.
     #[arg(long)]
@@ -401,13 +467,13 @@ pub struct GenerateArgs {
     /// What the text begins with.
     #[arg(long, default_value = "")]
     pub prompt: String,
-    /// How many bytes to write.
-    #[arg(long, default_value_t = 300)]
-    pub bytes: usize,
-    /// How bold to be; 0 takes the likeliest byte each time.
+    /// How many tokens to write; a token is a byte, or what the session's tokenizer says.
+    #[arg(long, alias = "bytes", default_value_t = 300)]
+    pub tokens: usize,
+    /// How bold to be; 0 takes the likeliest token each time.
     #[arg(long, default_value_t = 0.8)]
     pub temperature: f32,
-    /// Draw from so many likeliest bytes; 0: from all.
+    /// Draw from so many likeliest tokens; 0: from all.
     #[arg(long, default_value_t = 40)]
     pub top_k: usize,
     /// The same seed gives the same text.
@@ -479,6 +545,8 @@ fn dispatch(cli: Cli, drill: Option<Drill>) -> Outcome {
         Command::Session(SessionCommand::Create(args)) => commands::session::create(&dir, &args, terminal),
         Command::Session(SessionCommand::List(args)) => commands::session::list(&dir, &args, terminal),
         Command::Session(SessionCommand::Show(args)) => commands::session::show(&dir, &args, terminal),
+        Command::Tokenizer(TokenizerCommand::Train(args)) => commands::tokenizer::train(&args, terminal),
+        Command::Tokenizer(TokenizerCommand::Show(args)) => commands::tokenizer::show(&args, terminal),
         Command::Invite(args) => commands::invite::run(&dir, &args, terminal),
         Command::Join(args) => commands::join::run(&dir, &args, terminal),
         Command::Leave(args) => commands::leave::run(&dir, &args, terminal),

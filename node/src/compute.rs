@@ -12,8 +12,9 @@ use synod_config::SessionConfig;
 use synod_protocol::identity::{BlobId, PeerId, SessionId};
 use synod_protocol::task::{JobId, Round, Task, TaskFailure, TaskResult};
 use synod_storage::blobs::BlobStore;
+use synod_training::data::{DataOptions, DataSummary};
 use synod_training::device::DeviceChoice;
-use synod_training::factory::{BuildError, build_trainer, build_trainer_without_data};
+use synod_training::factory::{BuildError, build_trainer_from, build_trainer_without_data};
 use synod_training::trainer::{Continue, Progress, Trainer};
 use synod_training::worker::Worker;
 use tokio::sync::{mpsc, watch};
@@ -35,7 +36,7 @@ pub struct WorkerPlan {
     /// This member.
     pub member: PeerId,
     /// Its data; none for a member that brings none.
-    pub data: Option<std::path::PathBuf>,
+    pub data: Option<DataOptions>,
     /// Where it computes.
     pub device: DeviceChoice,
     /// A drill, in tests.
@@ -45,26 +46,35 @@ pub struct WorkerPlan {
 }
 
 impl WorkerPlan {
-    /// Reads the data and sets the device up. Takes a while; not for async threads. A model that this machine can never hold
-    /// is refused: to try would end the process, with all its other sessions.
-    pub fn build(&self) -> Outcome<Worker> {
+    /// Reads the data and sets the device up. Takes a while; not for async threads. What the data has come to is logged,
+    /// and answered for the operator. A model that this machine can never hold is refused: to try would end the process, with
+    /// all its other sessions.
+    pub fn build(&self) -> Outcome<(Worker, Option<DataSummary>)> {
         requirements::can_ever_fit(&self.config)?;
         let training = &self.config.training;
         let trainer = match &self.data {
-            Some(path) => build_trainer(training, self.member, Some(path), &self.device),
+            Some(data) => build_trainer_from(training, self.member, Some(data), &self.device),
             None => build_trainer_without_data(training, self.member, &self.device),
         };
         let trainer = trainer.map_err(|error| match error {
             BuildError::Device(_) | BuildError::NoEngine => Failure::environment(error),
             _ => Failure::user(error),
         })?;
+        let data = trainer.data_summary();
+        let session = self.config.id().short();
+        match &data {
+            Some(data) if data.report.is_clean() => tracing::info!(session, "data: {data}"),
+            Some(data) => tracing::warn!(session, "data: {data}"),
+            None => {}
+        }
         let trainer = match self.drill {
             Some(drill) => drill(trainer),
             None => trainer,
         };
         let aggregation = &self.config.aggregation;
         let combiner = aggregation.combiner(trainer.layout());
-        Ok(Worker::new(trainer, combiner).carrying(aggregation.worker, &aggregation.privacy))
+        let worker = Worker::new(trainer, combiner).carrying(aggregation.worker, &aggregation.privacy);
+        Ok((worker, data))
     }
 }
 
@@ -259,7 +269,7 @@ impl Bench {
     /// member goes on as one that has just joined.
     fn build(&self) -> Result<Worker, TaskFailure> {
         let built = self.plan.build();
-        let mut worker = built.map_err(|error| TaskFailure::Environment(error.to_string()))?;
+        let (mut worker, _) = built.map_err(|error| TaskFailure::Environment(error.to_string()))?;
         // The blobs of earlier rounds are gone, and rightly so.
         let newest = self.plan.member_states.iter().rev().take(2);
         for id in newest {

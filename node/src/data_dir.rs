@@ -48,6 +48,11 @@ impl DataDir {
         self.root.join("blobs")
     }
 
+    /// Data of sessions as tokens, made once. It can be deleted while the node is stopped: they are made again.
+    pub fn tokens(&self) -> PathBuf {
+        self.root.join("tokens")
+    }
+
     /// The socket of the running node, by the name in its settings.
     pub fn socket(&self, name: &str) -> PathBuf {
         self.root.join(name)

@@ -2,7 +2,6 @@
 //! machine, and `effects` carries out what the machine answers. It never waits for a peer, and it decides nothing.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use synod_config::SessionConfig;
@@ -28,12 +27,13 @@ use crate::api::types::SessionView;
 use crate::clock::Clock;
 use crate::compute::{Answer, Compute, Drill, WorkerPlan};
 use crate::data_dir::DataDir;
-use crate::effects::{Effects, fetch_result};
+use crate::effects::{Effects, ErrandOutcome, fetch_result};
 use crate::events_log::EventsLog;
 use crate::failure::{Failure, Outcome};
 use crate::network::{FetchFailure, FetchId, FetchedFrom, NetworkEvent};
 use crate::recorder::Recorder;
 use crate::rounds::{RoundBook, RoundRow};
+use crate::session_data;
 use crate::session_runtime::{SessionRuntime, session_info};
 
 /// Requests of the API that wait for the driver.
@@ -78,6 +78,17 @@ pub enum Request {
         issuer: PeerId,
         /// To whom.
         answers: mpsc::Sender<Verified<Message>>,
+    },
+    /// Fetch a blob for a session that is not ours yet.
+    Fetch {
+        /// The blob, and its length in bytes.
+        blob: (BlobId, u64),
+        /// Who has it.
+        from: PeerId,
+        /// For how long at most.
+        within: Duration,
+        /// Who hears how it ended.
+        done: oneshot::Sender<ErrandOutcome>,
     },
 }
 
@@ -294,6 +305,10 @@ impl Driver {
         outcome: &Result<FetchedFrom, FetchFailure>,
         liars: Vec<PeerId>,
     ) {
+        if let Some(done) = self.parts.effects.errand(id) {
+            // Whoever asked may have gone.
+            return drop(done.send(outcome.clone()));
+        }
         let Some((session, job, bytes)) = self.parts.effects.fetched(id) else {
             return;
         };
@@ -379,6 +394,12 @@ impl Driver {
             } => {
                 self.joiners.insert(session, Joiner { issuer, answers });
             }
+            Request::Fetch {
+                blob,
+                from,
+                within,
+                done,
+            } => self.parts.effects.run_errand(blob, from, within, done),
         }
     }
 
@@ -438,8 +459,9 @@ impl Driver {
         }
         let store = &self.parts.effects.store;
         tokio::task::block_in_place(|| {
-            // The journal first: a session that is listed has its admission.
+            // The journal first: a session that is listed has its admission, and its tokenizer.
             store.replace_journal(&record.id, &entries)?;
+            session_data::link_tokenizer(store.as_ref(), &self.parts.effects.blobs, &config)?;
             store.put_session(&record)
         })?;
         self.joiners.remove(&record.id);
@@ -470,7 +492,7 @@ impl Driver {
         let plan = WorkerPlan {
             config: config.clone(),
             member: self.parts.identity.peer_id(),
-            data: record.data.as_ref().map(PathBuf::from),
+            data: session_data::options(&self.parts.data_dir, &effects.blobs, &config, &record.data),
             device: self.parts.device,
             drill: self.parts.drill,
             member_states: member_states.iter().map(|state| state.blob).collect(),

@@ -1,7 +1,7 @@
 //! What a machine wants, done: its outputs carried to store, worker and network, one after the other.
 //! It waits for no peer; the only thing that it waits for is this machine's disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
@@ -10,17 +10,20 @@ use std::time::Duration;
 use synod_protocol::contract::{FetchFailure, Input, Output, Time};
 use synod_protocol::identity::{BlobId, PeerId, SessionId};
 use synod_protocol::journal::JournalEntry;
+use synod_protocol::message::Message;
+use synod_protocol::signed::Signed;
 use synod_protocol::task::{JobId, Round, TaskResult};
 use synod_storage::blobs::BlobStore;
 use synod_storage::error::StoreError;
 use synod_storage::member_states::{self, NamedState};
 use synod_storage::retention::{self, RetentionConfig};
 use synod_storage::store::{BlobLink, Standing, Store};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::block_in_place;
 
 use crate::network::{self, FetchId, FetchedFrom, NetworkHandle};
 use crate::rounds::{Meter, RoundRow};
+use crate::session_data::tokenizer_of;
 use crate::session_runtime::SessionRuntime;
 
 /// How long a peer that a machine banned stays cut off; the machine itself never forgives it.
@@ -29,6 +32,12 @@ const BAN: Duration = Duration::from_secs(24 * 3600);
 const ROW_QUEUE_LENGTH: usize = 256;
 /// Settlements after which a journal is rewritten without what they have made meaningless.
 const SNAPSHOT_EVERY: u32 = 64;
+
+/// Holders of valid keys that may fetch a session's tokenizer before they join; the newest ones. Each asks within minutes.
+const GUESTS: usize = 64;
+
+/// How a fetch ended, for whoever asked the driver for it.
+pub type ErrandOutcome = Result<FetchedFrom, network::FetchFailure>;
 
 /// The hands of the driver.
 pub struct Effects {
@@ -45,6 +54,8 @@ pub struct Effects {
     rows: SyncSender<(SessionId, RoundRow)>,
     row_writer: JoinHandle<()>,
     fetches: BTreeMap<FetchId, (SessionId, JobId, u64)>,
+    errands: BTreeMap<FetchId, oneshot::Sender<ErrandOutcome>>,
+    guests: VecDeque<PeerId>,
     next_fetch: u64,
 }
 
@@ -67,6 +78,8 @@ impl Effects {
             rows,
             row_writer,
             fetches: BTreeMap::new(),
+            errands: BTreeMap::new(),
+            guests: VecDeque::new(),
             next_fetch: 0,
         }
     }
@@ -99,7 +112,10 @@ impl Effects {
         let session = runtime.id();
         match output {
             Output::Persist(entry) => self.persist(runtime, &entry)?,
-            Output::Send { to, message } => self.network.send(to, message.to_bytes()),
+            Output::Send { to, message } => {
+                self.admit_guest(runtime, to, &message);
+                self.network.send(to, message.to_bytes());
+            }
             Output::Broadcast(message) => self.network.broadcast(session, message.to_bytes()),
             Output::Compute { job, task } => {
                 let Some(compute) = &mut runtime.compute else {
@@ -134,7 +150,10 @@ impl Effects {
                 self.network.set_members(session, members);
             }
             Output::Ban(peer) => self.network.ban(peer, BAN),
-            Output::Retire { keep_from, keep } => self.retire(session, keep_from, &keep)?,
+            Output::Retire { keep_from, mut keep } => {
+                keep.extend(tokenizer_of(&runtime.config).map(|tokenizer| tokenizer.blake3));
+                self.retire(session, keep_from, &keep)?;
+            }
             Output::Event(event) => {
                 let meter = *self.meter.borrow();
                 if let Some(row) = runtime.on_event(now, meter, &event) {
@@ -193,6 +212,49 @@ impl Effects {
                 Ok(Some(Input::Fetched { job, result }))
             }
         }
+    }
+
+    /// Fetches a blob for somebody who is no machine; `done` hears how it ended.
+    pub fn run_errand(
+        &mut self,
+        (blob, bytes): (BlobId, u64),
+        from: PeerId,
+        within: Duration,
+        done: oneshot::Sender<ErrandOutcome>,
+    ) {
+        self.next_fetch += 1;
+        let id = FetchId(self.next_fetch);
+        match self.network.fetch(id, blob, bytes, vec![from], within) {
+            Ok(()) => drop(self.errands.insert(id, done)),
+            // Whoever asked may have gone.
+            Err(full) => drop(done.send(Err(network::FetchFailure::Unreachable { last: full.to_string() }))),
+        }
+    }
+
+    /// Who waits for a fetch that was no machine's.
+    pub fn errand(&mut self, id: FetchId) -> Option<oneshot::Sender<ErrandOutcome>> {
+        self.errands.remove(&id)
+    }
+
+    /// Whoever is shown what a session is, on a key that its machine has found good, may fetch the session's tokenizer:
+    /// its data is cut by it before a use of the key is spent.
+    fn admit_guest(&mut self, runtime: &SessionRuntime, to: PeerId, message: &Signed<Message>) {
+        if tokenizer_of(&runtime.config).is_none() || runtime.members.contains(&to) || self.guests.contains(&to) {
+            return;
+        }
+        let is_offer = message
+            .verify()
+            .is_ok_and(|message| matches!(message.value(), Message::Offer(_)));
+        if !is_offer {
+            return;
+        }
+        if self.guests.len() == GUESTS
+            && let Some(oldest) = self.guests.pop_front()
+        {
+            self.network.disallow(oldest);
+        }
+        self.guests.push_back(to);
+        self.network.allow(to);
     }
 
     /// Ends; whoever may block can wait until the last row is written.

@@ -9,15 +9,21 @@ use synod_protocol::identity::{Identity, PeerId, SessionId};
 use synod_protocol::invite::{Admission, Invite, InviteProof};
 use synod_protocol::message::{JoinRefusal, Message, Offer, Welcome};
 use synod_protocol::signed::{Signed, Verified};
-use tokio::sync::mpsc;
+use synod_training::config::TokenizerId;
+use synod_training::data::TOKENIZER_BYTES_MAX;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::driver::{DriverHandle, JOIN_QUEUE_LENGTH, Request};
 use crate::failure::{Failure, Outcome};
-use crate::network::NetworkHandle;
+use crate::network::{FetchFailure, FetchedFrom, NetworkHandle};
 
 /// How often the issuer is asked again: messages may be lost.
 const ASK_EVERY: Duration = Duration::from_secs(2);
+/// How long the issuer is asked for a tokenizer's length: a few tries of a few seconds.
+const LENGTH_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a tokenizer may travel: 256 MiB at half a megabyte a second.
+const TOKENIZER_PATIENCE: Duration = Duration::from_secs(600);
 
 /// What an admitted node has.
 #[derive(Debug)]
@@ -72,6 +78,54 @@ impl Joining {
             _ => None,
         };
         self.converse(invite, Message::Join, patience, judge).await
+    }
+
+    /// Fetches a session's tokenizer into the store from `issuer`, who lets a node do so that was shown the session. Its
+    /// digest is checked while it comes.
+    pub async fn fetch_tokenizer(&self, tokenizer: &TokenizerId, issuer: PeerId) -> Outcome {
+        let failed = |why: String| {
+            Failure::environment(format!(
+                "the session's tokenizer (BLAKE3 {}) could not be had from {issuer}: {why}; or give --tokenizer FILE",
+                tokenizer.blake3
+            ))
+        };
+        // Nobody has told its length: a fetch of no bytes is refused with it.
+        let bytes = match self.fetch(tokenizer, 0, issuer, LENGTH_PATIENCE).await? {
+            Err(FetchFailure::WrongLength { says, .. }) if says <= TOKENIZER_BYTES_MAX => says,
+            Err(FetchFailure::WrongLength { says, .. }) => {
+                return Err(failed(format!("it is {says} bytes long, which no tokenizer is")));
+            }
+            // It has come meanwhile.
+            Err(FetchFailure::OtherLength { .. }) => return Ok(()),
+            Err(FetchFailure::NotFound) => return Err(failed("that node does not have it".to_owned())),
+            Err(failure) => return Err(failed(failure.to_string())),
+            Ok(_) => return Err(failed("that node has an empty file in its place".to_owned())),
+        };
+        match self.fetch(tokenizer, bytes, issuer, TOKENIZER_PATIENCE).await? {
+            Ok(_) => Ok(()),
+            Err(failure) => Err(failed(failure.to_string())),
+        }
+    }
+
+    async fn fetch(
+        &self,
+        tokenizer: &TokenizerId,
+        bytes: u64,
+        from: PeerId,
+        within: Duration,
+    ) -> Outcome<Result<FetchedFrom, FetchFailure>> {
+        let (done, outcome) = oneshot::channel();
+        self.driver
+            .tell(Request::Fetch {
+                blob: (tokenizer.blake3, bytes),
+                from,
+                within,
+                done,
+            })
+            .await;
+        outcome
+            .await
+            .map_err(|_| Failure::environment("the node is shutting down"))
     }
 
     /// Shows the key in a `question` again and again, until `judge` has made something of an answer.

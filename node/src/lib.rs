@@ -25,6 +25,7 @@ pub mod readable;
 pub mod recorder;
 pub mod requirements;
 pub mod rounds;
+pub mod session_data;
 pub mod session_runtime;
 pub mod shutdown;
 pub mod telemetry;

@@ -25,6 +25,7 @@ use crate::effects::Effects;
 use crate::failure::{Failure, Outcome};
 use crate::network::{self, BlobAccess, NetworkConfig, NetworkError, NetworkHandle};
 use crate::rounds::Meter;
+use crate::session_data::remove_unfinished_tokens;
 use crate::{address_book, shutdown, telemetry};
 
 /// How often the network's counters are read for the rows of rounds.
@@ -56,6 +57,9 @@ pub async fn run(data_dir: DataDir, config: NodeConfig, drill: Option<Drill>, re
     let freed = retention::sweep(store.as_ref(), &blobs)?;
     if freed > 0 {
         tracing::info!(freed, "deleted blobs that nothing refers to");
+    }
+    if let Err(error) = remove_unfinished_tokens(&data_dir) {
+        tracing::warn!(%error, "tokens that were not finished take room still");
     }
     // 4. The door, before the network: the command line gets an answer as soon as there is something to ask.
     let door = Door::bind(&data_dir.socket(&config.api.socket))?;

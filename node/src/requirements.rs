@@ -1,7 +1,5 @@
 //! What joining a session asks of this machine, and what it has: text, memory, disk, device, each with both numbers.
-//! It looks and asks nobody; memory and disk are estimates from the model's shape, and say so.
-
-use std::path::Path;
+//! It asks nobody, and writes nothing but tokens where the node keeps them; memory and disk are estimates from the model's shape, and say so.
 
 use serde::{Deserialize, Serialize};
 use synod_aggregation::OuterState;
@@ -11,14 +9,15 @@ use synod_protocol::invite::Invite;
 use synod_protocol::message::Offer;
 use synod_protocol::session::Lifecycle;
 use synod_training::config::ModelConfig;
-use synod_training::data::{Documents, Problem, read_documents};
+use synod_training::data::{DataOptions, DataReport, DataSummary, Dataset, Problem, Windows, read_documents};
 use synod_training::device::DeviceChoice;
-use synod_training::factory::required_data;
+use synod_training::factory::{build_trainer_from, required_data};
 use synod_training::models::DecoderShape;
 
 use crate::data_dir::DataDir;
 use crate::failure::{Failure, Outcome};
 use crate::readable::{bytes, span};
+use crate::session_data::tokenizer_of;
 
 /// What a node without a session takes: the database's caches, buffers of connections, threads.
 const IDLE_MEMORY_BYTES: u64 = 128 << 20;
@@ -121,60 +120,80 @@ pub fn model(config: &SessionConfig) -> Need {
     Need::of("model", Ok(finding))
 }
 
-/// The text at `path`, against what the session asks for where that is known.
-pub fn data(path: Option<&Path>, config: Option<&SessionConfig>) -> Need {
-    let required = config.map(|config| required_data(&config.training));
-    if required.as_ref().is_some_and(|required| !required.text) {
-        return Need::of(
-            "data",
-            Ok("none is needed: the session trains a synthetic objective".to_owned()),
-        );
-    }
-    let least = required.as_ref().map(|required| required.least_bytes);
-    let Some(path) = path else {
-        let text = match &required {
-            Some(required) => format!("none given: give --data PATH: {}", required.sentence),
-            None => "none given: only sessions with a synthetic objective need none; else give --data PATH".to_owned(),
-        };
-        return Need::of("data", Err(Failure::user(text))).amounts(None, least.map(bytes));
+/// The session's tokenizer: what came of having it, as one sentence or what is missing. None where neither the session
+/// has one nor the operator gave one.
+pub fn tokenizer(config: &SessionConfig, given: bool, found: Outcome<String>) -> Option<Need> {
+    let Some(tokenizer) = tokenizer_of(config) else {
+        return given.then(|| Need::of("tokenizer", found));
     };
-    let documents = match read_documents(path) {
+    let need = format!("BLAKE3 {}, {} tokens", tokenizer.blake3, tokenizer.size);
+    let have = found.is_ok().then(|| need.clone());
+    Some(Need::of("tokenizer", found).amounts(have, Some(need)))
+}
+
+/// The operator's data against what the session asks for. Text is read, cut into tokens and split as it will be in the
+/// session; where the node keeps tokens, the session takes these up.
+pub fn data(data: Option<&DataOptions>, config: &SessionConfig) -> Need {
+    let required = required_data(&config.training);
+    if !required.text {
+        let none = "none is needed: the session trains a synthetic objective".to_owned();
+        return Need::of("data", Ok(none));
+    }
+    let need = match tokenizer_of(config) {
+        Some(_) => format!("about {}", bytes(required.least_bytes)),
+        None => bytes(required.least_bytes),
+    };
+    let Some(data) = data else {
+        let text = format!("none given: give --data PATH: {}", required.sentence);
+        return Need::of("data", Err(Failure::user(text))).amounts(None, Some(need));
+    };
+    let Some(shape) = config.training.model.decoder_shape() else {
+        let found = build_trainer_from(&config.training, config.creator, Some(data), &DeviceChoice::Cpu);
+        let found = found.map(|_| format!("the samples of {} can be used", data.named().display()));
+        return Need::of("data", found.map_err(Failure::user));
+    };
+    match Dataset::open(data.clone(), Windows::of(&config.training, shape.context)) {
+        Ok(dataset) => {
+            let summary = dataset.summary();
+            let have = bytes(summary.report.bytes);
+            let doubt = doubt(&summary.report).map_or_else(String::new, |doubt| format!("; but {doubt}"));
+            Need::of("data", Ok(format!("{summary}{doubt}"))).amounts(Some(have), Some(need))
+        }
+        Err(error) => Need::of("data", Err(Failure::user(error))).amounts(None, Some(need)),
+    }
+}
+
+/// The operator's text, where it is not known what the session asks for.
+pub fn text(paths: &[String]) -> Need {
+    if paths.is_empty() {
+        let none = "none given: only sessions with a synthetic objective need none; else give --data PATH";
+        return Need::of("data", Err(Failure::user(none)));
+    }
+    let options = DataOptions {
+        paths: paths.iter().map(Into::into).collect(),
+        ..DataOptions::default()
+    };
+    let documents = match read_documents(options) {
         Ok(documents) => documents,
-        Err(error) => return Need::of("data", Err(Failure::user(error))).amounts(None, least.map(bytes)),
+        Err(error) => return Need::of("data", Err(Failure::user(error))),
     };
     let have: u64 = documents.texts.iter().map(|text| text.len() as u64).sum();
-    let (place, count) = (path.display(), documents.texts.len());
-    let found = match least {
-        _ if have == 0 => Err(Failure::user(format!("{place} holds no text"))),
-        Some(least) if have < least => Err(Failure::user(format!(
-            "{place} holds {} of text, the session needs at least {}: add text",
-            bytes(have),
-            bytes(least)
-        ))),
-        Some(least) => Ok(format!(
-            "{} in {count} documents, {} are needed",
-            bytes(have),
-            bytes(least)
-        )),
-        None => Ok(format!(
-            "{} in {count} documents; how much the session needs is not known",
-            bytes(have)
-        )),
+    let found = match have {
+        0 => Err(Failure::user(format!("{} holds no text", paths.join(", ")))),
+        _ => Ok(format!("{}; how much the session needs is not known", documents.report)),
     };
-    let found = found.map(|finding| match doubt_of(&documents) {
-        None => finding,
-        Some(doubt) => format!("{finding}; but {doubt}"),
-    });
-    Need::of("data", found).amounts(Some(bytes(have)), least.map(bytes))
+    Need::of("data", found).amounts(Some(bytes(have)), None)
 }
 
-/// What an operator should look at in text that can be used.
-pub fn doubt(path: &Path) -> Option<String> {
-    doubt_of(&read_documents(path).ok()?)
+/// What an operator hears of data that can be used: all that was read and left out, and what makes one doubt it.
+pub fn notes(data: &DataSummary) -> Vec<String> {
+    let mut notes = vec![format!("data: {data}")];
+    notes.extend(doubt(&data.report));
+    notes
 }
 
-fn doubt_of(documents: &Documents) -> Option<String> {
-    let replaced = documents.report.problems.get(&Problem::NotUtf8)?;
+fn doubt(report: &DataReport) -> Option<String> {
+    let replaced = report.problems.get(&Problem::NotUtf8)?;
     let more = match replaced.count.saturating_sub(replaced.first.len() as u64) {
         0 => String::new(),
         count => format!(" and {count} more"),
@@ -333,7 +352,8 @@ mod tests {
     use super::*;
     use synod_config::load::parse_session;
     use synod_config::presets::preset;
-    use synod_protocol::identity::PeerId;
+    use synod_protocol::identity::{BlobId, PeerId};
+    use synod_training::config::{TokenizerId, Vocabulary};
 
     fn config(name: &str) -> SessionConfig {
         let file = parse_session("preset", preset(name).unwrap()).unwrap();
@@ -345,25 +365,56 @@ mod tests {
         let (home, tiny) = (tempfile::tempdir().unwrap(), config("tiny"));
         let least = required_data(&tiny.training).least_bytes;
         let path = home.path().join("text.txt");
+        let options = || DataOptions::from(&path);
         let found = |length: u64| {
             std::fs::write(&path, "a".repeat(length as usize)).unwrap();
-            data(Some(&path), Some(&tiny))
+            data(Some(&options()), &tiny)
         };
-        assert!(found(least).good);
-        let short = found(least - 1);
+        assert!(found(least + 1).good);
+        let short = found(least / 2);
         assert!(
-            !short.good && short.finding.contains("the session needs at least"),
+            !short.good && short.finding.contains("this session needs at least"),
             "{short:?}"
         );
         assert_eq!(short.need, Some(bytes(least)));
         assert!(found(0).finding.contains("no text"));
-        assert!(!data(None, Some(&tiny)).good);
-        assert!(!data(Some(&home.path().join("nowhere")), None).good);
-        assert!(data(None, Some(&config("synthetic"))).good);
+        assert!(!data(None, &tiny).good);
+        let nowhere = home.path().join("nowhere").display().to_string();
+        assert!(!text(&[nowhere]).good && !text(&[]).good);
+        assert!(data(None, &config("synthetic")).good);
         std::fs::write(&path, [0xff; 10_000]).unwrap();
-        let binary = data(Some(&path), Some(&tiny));
-        assert!(binary.finding.contains("is it text at all"), "{binary:?}");
-        assert!(doubt(&path).is_some());
+        let binary = data(Some(&options()), &tiny);
+        assert!(
+            binary.good && binary.finding.contains("is it text at all"),
+            "{binary:?}"
+        );
+        assert!(text(&[path.display().to_string()]).finding.contains("not known"));
+    }
+
+    #[test]
+    fn a_tokenizer_is_listed_where_the_session_has_one_or_the_operator_gave_one() {
+        let tiny = config("tiny");
+        assert_eq!(tokenizer(&tiny, false, Ok(String::new())), None);
+        let useless = tokenizer(&tiny, true, Err(Failure::user("leave it out"))).unwrap();
+        assert!(!useless.good && useless.need.is_none());
+        let mut with_one = tiny.clone();
+        let ModelConfig::Decoder(decoder) = &mut with_one.training.model else {
+            panic!("tiny trains a decoder")
+        };
+        decoder.vocabulary = Vocabulary::Tokenizer(TokenizerId {
+            blake3: BlobId([7; 32]),
+            size: 300,
+            eod: 0,
+        });
+        let missing = tokenizer(&with_one, false, Err(Failure::environment("not there"))).unwrap();
+        assert!(!missing.good && missing.have.is_none());
+        assert!(missing.need.unwrap().contains("300 tokens"));
+        assert!(
+            tokenizer(&with_one, false, Ok("here".to_owned()))
+                .unwrap()
+                .have
+                .is_some()
+        );
     }
 
     #[test]

@@ -206,7 +206,8 @@ impl BlobStore {
         Ok(whole + incoming)
     }
 
-    fn path(&self, id: &BlobId) -> PathBuf {
+    /// The blob's file, whether it is there or not: for those that can only read files. Nothing is verified here.
+    pub fn path(&self, id: &BlobId) -> PathBuf {
         let hex = id.to_string();
         self.shared.root.join(&hex[..2]).join(&hex[2..])
     }

@@ -46,7 +46,7 @@ fn record(id: SessionId) -> SessionRecord {
         id,
         name: format!("session-{}", id.short()),
         config: vec![1, 2, 3],
-        data: Some("/srv/texts".to_owned()),
+        data: vec!["/srv/texts".to_owned(), "/srv/more".to_owned()],
         standing: Standing::Joined,
         created_unix_s: 1_700_000_000,
         bootstrap: vec!["/ip4/192.0.2.1/udp/4001/quic-v1".to_owned()],
@@ -77,7 +77,7 @@ fn sessions_are_kept_replaced_and_forgotten(open: Open<'_>) {
     let [_, second, ..] = neighbours();
     let left = SessionRecord {
         standing: Standing::Left,
-        data: None,
+        data: Vec::new(),
         ..record(second)
     };
     store.put_session(&left).expect("writes");

@@ -86,8 +86,9 @@ pub struct SessionRecord {
     pub name: String,
     /// The session configuration's canonical bytes.
     pub config: Vec<u8>,
-    /// Where this node's own data for the session is; None for a member that brings none.
-    pub data: Option<String>,
+    /// Where this node's own data for the session is; empty for a member that brings none. Records of one path are
+    /// the same bytes as they were when there could be no more than one.
+    pub data: Vec<String>,
     /// How this node came to the session, and whether it is still in it.
     pub standing: Standing,
     /// When the record was first made, in seconds since 1970.

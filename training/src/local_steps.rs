@@ -7,7 +7,7 @@ use std::time::Instant;
 use burn::tensor::Device;
 
 use crate::config::TrainingConfig;
-use crate::data::{Dataset, Order, Prefetch};
+use crate::data::{DataSummary, Dataset, Order, Prefetch};
 use crate::device::Precision;
 use crate::evaluate::heldout_loss;
 use crate::layout::Layout;
@@ -73,6 +73,10 @@ impl LanguageTrainer {
 impl Trainer for LanguageTrainer {
     fn layout(&self) -> &Layout {
         self.decoder().layout()
+    }
+
+    fn data_summary(&self) -> Option<DataSummary> {
+        self.data().map(Dataset::summary)
     }
 
     fn initial_parameters(&mut self) -> Vec<f32> {

@@ -1,6 +1,7 @@
 //! The one trait of this crate: whatever turns agreed parameters and local data into better parameters.
 //! It knows nothing of sessions, encodings, digests or peers; the worker adds those.
 
+use crate::data::DataSummary;
 use crate::layout::Layout;
 
 /// Makes local progress from agreed parameters, and measures parameters on held-out data.
@@ -24,6 +25,11 @@ pub trait Trainer: Send {
 
     /// The loss of `parameters` on this institution's held-out data.
     fn evaluate(&mut self, parameters: &[f32]) -> Result<Evaluation, TrainError>;
+
+    /// What this institution's text has come to, for the operator; none where the trainer has no text.
+    fn data_summary(&self) -> Option<DataSummary> {
+        None
+    }
 }
 
 /// Where the local steps are; reported after each of them.

@@ -1,7 +1,6 @@
 //! The routes by which this node joins sessions: a preview that spends nothing, and the join itself, which looks at
 //! everything here before it asks the issuer for a use of the key.
 
-use std::path::Path;
 use std::time::Duration;
 
 use axum::Json;
@@ -13,13 +12,14 @@ use synod_protocol::session::Role;
 use synod_storage::store::Standing;
 
 use super::Context;
-use super::routes::{Body, adopt, blocking, build_worker, id_of, record};
+use super::routes::{Body, adopt, blocking, build_worker, id_of, keep_tokenizer, record};
 use super::types::{JoinSession, Joined, Preview};
 use crate::clock::unix_s;
 use crate::driver::{NewSession, Request};
 use crate::failure::{Failure, Fault, Outcome};
 use crate::joining::{Joining, Offered};
 use crate::requirements::{self, Need};
+use crate::session_data::{options, tokenizer_of};
 
 /// Nobody waits for an issuer longer than this, in seconds.
 const PATIENCE_MAX_S: u64 = 3_600;
@@ -30,8 +30,9 @@ pub(super) async fn join(State(context): State<Context>, Body(wanted): Body<Join
     let joining = joining(&context);
     // What cannot be is refused before a use of the key is spent.
     let Offered { config, offer } = joining.preview(&invite, patience).await?;
+    obtain_tokenizer(&context, &wanted, &invite, &config).await?;
     let trains = invite.permission().roles.has(Role::Trainer);
-    let (worker, notes) = build_worker(&context, &config, wanted.data.clone(), trains).await?;
+    let (worker, notes) = build_worker(&context, &config, &wanted.data, trains).await?;
     let disk = requirements::disk(
         &context.data_dir,
         &context.retention,
@@ -64,12 +65,42 @@ pub(super) async fn join(State(context): State<Context>, Body(wanted): Body<Join
 pub(super) async fn preview(State(context): State<Context>, Body(wanted): Body<JoinSession>) -> Outcome<Json<Preview>> {
     let (invite, patience) = read(&context, &wanted).await?;
     let offered = joining(&context).preview(&invite, patience).await;
-    blocking(move || Ok(Json(look(&context, &wanted, &invite, offered)))).await
+    let tokenizer = match &offered {
+        Ok(Offered { config, .. }) => obtain_tokenizer(&context, &wanted, &invite, config).await,
+        Err(_) => Ok(String::new()),
+    };
+    blocking(move || Ok(Json(look(&context, &wanted, &invite, offered, tokenizer)))).await
+}
+
+/// Has the session's tokenizer in the store: the operator's file, or the one that is there, or the issuer's. One sentence
+/// says which.
+async fn obtain_tokenizer(
+    context: &Context,
+    wanted: &JoinSession,
+    invite: &Invite,
+    config: &SessionConfig,
+) -> Outcome<String> {
+    let tokenizer = tokenizer_of(config).filter(|_| wanted.tokenizer.is_none());
+    let Some(tokenizer) = tokenizer.filter(|tokenizer| !context.blobs.has(&tokenizer.blake3)) else {
+        keep_tokenizer(context, config, wanted.tokenizer.clone()).await?;
+        return Ok(match &wanted.tokenizer {
+            Some(path) => format!("{path} is the session's"),
+            None => "the session's is on this node".to_owned(),
+        });
+    };
+    let issuer = invite.grant().issuer;
+    joining(context).fetch_tokenizer(&tokenizer, issuer).await?;
+    Ok(format!("the session's came from {issuer}"))
 }
 
 /// Everything that can be known, in the order in which an operator would mend it.
-fn look(context: &Context, wanted: &JoinSession, invite: &Invite, offered: Outcome<Offered>) -> Preview {
-    let data = wanted.data.as_deref().map(Path::new);
+fn look(
+    context: &Context,
+    wanted: &JoinSession,
+    invite: &Invite,
+    offered: Outcome<Offered>,
+    tokenizer: Outcome<String>,
+) -> Preview {
     let now = unix_s();
     let Offered { config, offer } = match offered {
         Ok(offered) => offered,
@@ -82,7 +113,7 @@ fn look(context: &Context, wanted: &JoinSession, invite: &Invite, offered: Outco
             let needs = vec![
                 key,
                 Need::of("issuer", issuer),
-                requirements::data(data, None),
+                requirements::text(&wanted.data),
                 requirements::disk(&context.data_dir, &context.retention, None),
                 requirements::device(context.device),
             ];
@@ -90,19 +121,24 @@ fn look(context: &Context, wanted: &JoinSession, invite: &Invite, offered: Outco
         }
     };
     let members = members_after(&offer, &config);
-    let needs = vec![
+    let data = options(&context.data_dir, &context.blobs, &config, &wanted.data);
+    let mut needs = vec![
         requirements::key(invite, Some(&offer), now),
         Need::of("issuer", Ok("it answers, and would let this node in".to_owned())),
         requirements::session(&config, &offer),
         requirements::model(&config),
         match invite.permission().roles.has(Role::Trainer) {
-            true => requirements::data(data, Some(&config)),
+            true => requirements::data(data.as_ref(), &config),
             false => Need::of("data", Ok("none is needed: the key is for no trainer".to_owned())),
         },
         requirements::memory(&config, members),
         requirements::disk(&context.data_dir, &context.retention, Some((&config, members))),
         requirements::device(context.device),
     ];
+    if let Some(need) = requirements::tokenizer(&config, wanted.tokenizer.is_some(), tokenizer) {
+        let data = needs.iter().position(|need| need.what == "data");
+        needs.insert(data.unwrap_or_default(), need);
+    }
     Preview::of(needs, Some(crate::readable::readable(&config)))
 }
 

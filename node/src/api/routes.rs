@@ -1,8 +1,6 @@
 //! The routes of the API, one function each; those of keys are in `invites` and `joins`. They read snapshots, prepare
 //! what takes long off the driver, and hand the driver finished things; none of them decides for a machine.
 
-use std::path::PathBuf;
-
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, Path, Query, Request as HttpRequest, State};
 use axum::http::StatusCode;
@@ -26,6 +24,7 @@ use crate::driver::{NewSession, Request};
 use crate::failure::{Failure, Fault, Outcome};
 use crate::requirements;
 use crate::rounds::{Bytes, RoundRow};
+use crate::session_data;
 
 /// All routes.
 pub fn router(context: Context) -> Router {
@@ -229,6 +228,7 @@ async fn create(State(context): State<Context>, Body(wanted): Body<CreateSession
         place,
         name,
         data,
+        tokenizer,
     } = wanted;
     let mut file = parse_session(&place, &text)?;
     file.name = name.unwrap_or(file.name);
@@ -247,8 +247,9 @@ async fn create(State(context): State<Context>, Body(wanted): Body<CreateSession
         );
         return Err(Failure::user(text));
     }
+    keep_tokenizer(&context, &config, tokenizer).await?;
     let trains = config.protocol.creator_trains;
-    let (worker, mut notes) = build_worker(&context, &config, data.clone(), trains).await?;
+    let (worker, mut notes) = build_worker(&context, &config, &data, trains).await?;
     notes.push(config.aggregation.promise(config.protocol.min_members));
     let record = record(&config, config.to_bytes(), data, Standing::Created, Vec::new());
     let answer = Joined {
@@ -289,17 +290,22 @@ pub(super) async fn adopt(context: &Context, new: NewSession) -> Outcome {
     context.driver.ask(|reply| Request::Adopt(Box::new(new), reply)).await?
 }
 
+/// Takes the session's tokenizer into the store, off the async threads.
+pub(super) async fn keep_tokenizer(context: &Context, config: &SessionConfig, path: Option<String>) -> Outcome {
+    let (blobs, config) = (context.blobs.clone(), config.clone());
+    blocking(move || session_data::keep_tokenizer(&blobs, &config, path.as_deref().map(std::path::Path::new))).await
+}
+
 /// Reads the data and sets up the device, so that what will not do is refused now and not in the first round. With the
 /// worker come notes for the operator.
 pub(super) async fn build_worker(
     context: &Context,
     config: &SessionConfig,
-    data: Option<String>,
+    data: &[String],
     trains: bool,
 ) -> Outcome<(Worker, Vec<String>)> {
-    let data = data.map(PathBuf::from);
     let needs = synod_training::factory::required_data(&config.training);
-    if trains && needs.text && data.is_none() {
+    if trains && needs.text && data.is_empty() {
         return Err(Failure::user(format!(
             "session `{}` needs --data PATH: {}",
             config.name, needs.sentence
@@ -308,18 +314,14 @@ pub(super) async fn build_worker(
     let plan = WorkerPlan {
         config: config.clone(),
         member: context.identity.peer_id(),
-        data,
+        data: session_data::options(&context.data_dir, &context.blobs, config, data),
         device: context.device,
         drill: context.drill,
         member_states: Vec::new(),
     };
     blocking(move || {
-        let worker = plan.build()?;
-        let text = plan.data.filter(|_| needs.text);
-        Ok((
-            worker,
-            text.iter().filter_map(|path| requirements::doubt(path)).collect(),
-        ))
+        let (worker, data) = plan.build()?;
+        Ok((worker, data.iter().flat_map(requirements::notes).collect()))
     })
     .await
 }
@@ -327,7 +329,7 @@ pub(super) async fn build_worker(
 pub(super) fn record(
     config: &SessionConfig,
     bytes: Vec<u8>,
-    data: Option<String>,
+    data: Vec<String>,
     standing: Standing,
     bootstrap: Vec<String>,
 ) -> SessionRecord {

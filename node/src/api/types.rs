@@ -82,7 +82,7 @@ pub struct SessionView {
     /// Votes that a settlement needs.
     pub majority: usize,
     /// Where this node's data is.
-    pub data: Option<String>,
+    pub data: Vec<String>,
     /// Its members.
     pub members: Vec<MemberView>,
     /// What peers were charged with lately.
@@ -236,8 +236,12 @@ pub struct CreateSession {
     pub place: String,
     /// A name in place of the file's.
     pub name: Option<String>,
-    /// Where this node's data is (an absolute path).
-    pub data: Option<String>,
+    /// Where this node's data is (absolute paths).
+    #[serde(default)]
+    pub data: Vec<String>,
+    /// The session's tokenizer (an absolute path), where the session has one that is not on this node yet.
+    #[serde(default)]
+    pub tokenizer: Option<String>,
 }
 
 /// Answers `POST /v1/sessions` and `POST /v1/join`.
@@ -337,8 +341,12 @@ pub struct Revoked {
 pub struct JoinSession {
     /// The invite key.
     pub key: String,
-    /// Where this node's data is (an absolute path).
-    pub data: Option<String>,
+    /// Where this node's data is (absolute paths).
+    #[serde(default)]
+    pub data: Vec<String>,
+    /// The session's tokenizer (an absolute path); without it, the one that is on this node, or else the issuer's.
+    #[serde(default)]
+    pub tokenizer: Option<String>,
     /// How long to wait for the issuer.
     pub patience_s: u64,
 }

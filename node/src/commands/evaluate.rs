@@ -4,11 +4,10 @@
 use std::path::Path;
 
 use serde::Serialize;
-use synod_training::data::{Batch, Dataset, Windows, read_documents};
+use synod_training::data::{Batch, DataReport, Dataset, Windows, tokens_of_documents};
 use synod_training::evaluate::heldout_loss;
 use synod_training::models::decoder::Decoder;
 use synod_training::objectives::LossSum;
-use synod_training::trainer::TrainError;
 
 use super::model_source::{Model, model};
 use super::table::Table;
@@ -26,6 +25,8 @@ struct Measured {
     data: String,
     loss: f64,
     tokens: u64,
+    /// What was read, and what was wrong with it.
+    read: DataReport,
 }
 
 /// What is printed.
@@ -84,46 +85,65 @@ fn table(report: &Report) -> String {
         true => "\nThe folder does not say how its session splits text (it has no synod.json): defaults were used.",
         false => "",
     };
-    format!("{}\n{table}{doubt}", report.origin)
+    let damaged = report.texts.iter().filter(|text| !text.read.is_clean());
+    let damage: String = damaged.map(|text| format!("\n{}: {}", text.data, text.read)).collect();
+    format!("{}\n{table}{damage}{doubt}", report.origin)
 }
 
 /// The windows that the session keeps out of training.
 fn heldout(decoder: &Decoder, model: &Model, path: &Path) -> Outcome<Measured> {
     let windows = Windows::of(&model.training, decoder.shape().context);
-    let data = Dataset::open(path, windows).map_err(Failure::user)?;
+    let data = Dataset::open(model.data(path), windows).map_err(Failure::user)?;
     let most = model.training.evaluation_sequences as usize;
     let found = heldout_loss(decoder, &data, most, &model.parameters).map_err(Failure::environment)?;
     Ok(Measured {
         data: path.display().to_string(),
         loss: f64::from(found.loss),
         tokens: found.tokens,
+        read: data.report().clone(),
     })
 }
 
 /// All of the text, cut into windows; what is left over at a document's end is not measured.
 fn whole(decoder: &Decoder, model: &Model, path: &Path) -> Outcome<Measured> {
-    let documents = read_documents(path).map_err(Failure::user)?;
-    let window = decoder.shape().context + 1;
-    let windows: Vec<&[u8]> = documents
-        .texts
-        .iter()
-        .flat_map(|text| text.chunks_exact(window))
-        .collect();
-    if windows.is_empty() {
+    let shape = decoder.shape();
+    let window = shape.context + 1;
+    let mut sum = LossSum::default();
+    let mut failed = None;
+    let mut waiting: Vec<u32> = Vec::new();
+    let mut measure = |waiting: &mut Vec<u32>| {
+        let loss = decoder.loss(&model.parameters, &Batch::of_windows(waiting, window - 1));
+        waiting.clear();
+        loss.map(|loss| sum += loss)
+    };
+    let read = tokens_of_documents(&model.data(path), &shape.vocabulary, &mut |tokens| {
+        for some in tokens.chunks_exact(window) {
+            waiting.extend_from_slice(some);
+            if waiting.len() == WINDOWS_AT_ONCE * window
+                && failed.is_none()
+                && let Err(error) = measure(&mut waiting)
+            {
+                failed = Some(error);
+            }
+        }
+    })
+    .map_err(Failure::user)?;
+    if !waiting.is_empty() && failed.is_none() {
+        failed = measure(&mut waiting).err();
+    }
+    if let Some(error) = failed {
+        return Err(Failure::environment(error));
+    }
+    if sum.weight == 0.0 {
         return Err(Failure::user(format!(
-            "{} holds no document of {window} bytes or more",
+            "{} holds no document of {window} tokens or more ({read})",
             path.display()
         )));
-    }
-    let mut sum = LossSum::default();
-    for some in windows.chunks(WINDOWS_AT_ONCE) {
-        let tokens: Vec<u32> = some.concat().into_iter().map(u32::from).collect();
-        let loss = decoder.loss(&model.parameters, &Batch::of_windows(&tokens, window - 1));
-        sum += loss.map_err(|error: TrainError| Failure::environment(error))?;
     }
     Ok(Measured {
         data: path.display().to_string(),
         loss: sum.mean(),
         tokens: sum.weight as u64,
+        read,
     })
 }

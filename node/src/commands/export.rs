@@ -2,7 +2,7 @@
 //! It refuses to overwrite; a folder that appears is complete.
 
 use serde_json::json;
-use synod_training::interchange::{ExportError, export_hugging_face};
+use synod_training::interchange::{ExportError, ExportOptions, export_model};
 
 use super::Terminal;
 use super::model_source::of_session;
@@ -13,7 +13,17 @@ use crate::failure::{Failure, Outcome};
 /// Writes the folder.
 pub fn run(dir: &DataDir, args: &ExportArgs, terminal: Terminal) -> Outcome {
     let model = of_session(dir, &args.session)?;
-    export_hugging_face(&model.training, &model.parameters, &args.folder).map_err(|error| match error {
+    if model.training.model.decoder_shape().is_some() {
+        // A folder without its tokenizer, or with a damaged one, is of no use.
+        model.tokenizer()?;
+    }
+    let options = ExportOptions {
+        training: Some(&model.training),
+        tokenizer: model.tokenizer.as_deref(),
+        ..ExportOptions::default()
+    };
+    let exported = export_model(&model.training.model, &model.parameters, &args.folder, options);
+    exported.map_err(|error| match error {
         ExportError::NotADecoder | ExportError::Occupied { .. } => Failure::user(error),
         _ => Failure::environment(error),
     })?;

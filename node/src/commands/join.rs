@@ -3,7 +3,7 @@
 
 use synod_protocol::invite::Invite;
 
-use super::{Terminal, absolute, client, converse, key, settings};
+use super::{Terminal, absolute_data, absolute_tokenizer, client, converse, key, settings};
 use crate::api::types::{JoinSession, Joined, Preview};
 use crate::cli::JoinArgs;
 use crate::clock::unix_s;
@@ -26,7 +26,8 @@ pub fn run(dir: &DataDir, args: &JoinArgs, terminal: Terminal) -> Outcome {
     let grant = invite.grant();
     let wanted = JoinSession {
         key,
-        data: absolute(args.data.as_deref())?,
+        data: absolute_data(&args.data)?,
+        tokenizer: absolute_tokenizer(args.tokenizer.as_ref())?,
         patience_s: args.timeout.unwrap_or(PATIENCE_S),
     };
     let client = client(dir)?;
@@ -63,7 +64,7 @@ fn dry_run(dir: &DataDir, key: String, args: &JoinArgs, terminal: Terminal) -> O
             } in &preview.needs
             {
                 let mark = if *good { "ok     " } else { "MISSING" };
-                terminal.print(format!("{mark} {what:<8} {finding}"));
+                terminal.print(format!("{mark} {what:<9} {finding}"));
             }
             if terminal.verbose
                 && let Some(config) = &preview.config
@@ -88,11 +89,18 @@ fn preview(dir: &DataDir, key: String, args: &JoinArgs) -> Outcome<Preview> {
     let invite = Invite::parse(&key, unix_s());
     let running = converse(async { Ok(client.is_running().await) })?;
     if running && invite.is_ok() {
-        let data = args.data.as_deref().map(std::path::absolute).transpose();
-        let data = data.map_err(|error| Failure::user(format!("--data: {error}")))?;
         let wanted = JoinSession {
             key,
-            data: data.map(|path| path.display().to_string()),
+            data: args
+                .data
+                .iter()
+                .map(|path| there_or_not("--data", path))
+                .collect::<Outcome<_>>()?,
+            tokenizer: args
+                .tokenizer
+                .as_ref()
+                .map(|path| there_or_not("--tokenizer", path))
+                .transpose()?,
             patience_s: args.timeout.unwrap_or(DRY_RUN_PATIENCE_S),
         };
         return converse(async { client.post_long("/v1/join/preview", &wanted).await });
@@ -109,12 +117,19 @@ fn preview(dir: &DataDir, key: String, args: &JoinArgs) -> Outcome<Preview> {
         Ok(invite) => requirements::key(invite, None, unix_s()),
         Err(error) => Need::of("key", Err(Failure::user(error))),
     };
+    let data: Vec<String> = args.data.iter().map(|path| path.display().to_string()).collect();
     let needs = vec![
         key,
         Need::of("node", node),
-        requirements::data(args.data.as_deref(), None),
+        requirements::text(&data),
         requirements::disk(dir, &config.retention, None),
         requirements::device(config.device()),
     ];
     Ok(Preview::of(needs, None))
+}
+
+/// A path as the node will see it; whether something is there is a finding of the dry run.
+fn there_or_not(flag: &str, path: &std::path::Path) -> Outcome<String> {
+    let full = std::path::absolute(path).map_err(|error| Failure::user(format!("{flag}: {error}")))?;
+    Ok(full.display().to_string())
 }

@@ -18,10 +18,11 @@ pub mod start;
 pub mod status;
 pub mod stop;
 mod table;
+pub mod tokenizer;
 
 use std::future::Future;
 use std::io::{IsTerminal, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use synod_config::{NodeConfig, Override, load_node};
@@ -110,15 +111,23 @@ fn bounded(from: impl Read, most: u64) -> std::io::Result<String> {
     }
 }
 
-/// A data path as the node will see it, which may have another working directory.
-fn absolute(path: Option<&Path>) -> Outcome<Option<String>> {
-    let Some(path) = path else { return Ok(None) };
+/// A path that was given with `flag`, as the node will see it, which may have another working directory.
+fn absolute(flag: &str, path: &Path) -> Outcome<String> {
     let full = path
         .canonicalize()
-        .map_err(|error| Failure::user(format!("--data {}: {error}", path.display())))?;
+        .map_err(|error| Failure::user(format!("{flag} {}: {error}", path.display())))?;
     let text = full.into_os_string().into_string();
-    text.map(Some)
-        .map_err(|_| Failure::user(format!("--data {}: the path is not UTF-8", path.display())))
+    text.map_err(|_| Failure::user(format!("{flag} {}: the path is not UTF-8", path.display())))
+}
+
+/// Data paths as the node will see them.
+fn absolute_data(paths: &[PathBuf]) -> Outcome<Vec<String>> {
+    paths.iter().map(|path| absolute("--data", path)).collect()
+}
+
+/// A tokenizer's path as the node will see it.
+fn absolute_tokenizer(path: Option<&PathBuf>) -> Outcome<Option<String>> {
+    path.map(|path| absolute("--tokenizer", path)).transpose()
 }
 
 /// The last eight characters of a printed peer id, the first eight of a digest: enough for a table.

@@ -1,7 +1,7 @@
 //! Where a command finds a session's model and rows: at the running node, or in a stopped node's store; or a model in an
 //! exported folder. It reads only.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use synod_aggregation::OuterState;
 use synod_config::SessionConfig;
@@ -9,7 +9,8 @@ use synod_protocol::journal::JournalEntry;
 use synod_storage::blobs::BlobStore;
 use synod_storage::rocks_store::RocksStore;
 use synod_storage::store::{SessionRecord, Store};
-use synod_training::config::{TrainingConfig, Vocabulary};
+use synod_training::config::TrainingConfig;
+use synod_training::data::{DataOptions, Tokenizer};
 use synod_training::interchange::{import_model, read_training};
 use synod_training::models::DecoderShape;
 
@@ -19,6 +20,7 @@ use crate::client::session_path;
 use crate::data_dir::DataDir;
 use crate::failure::{Failure, Outcome};
 use crate::rounds::RoundRow;
+use crate::session_data::tokenizer_of;
 
 /// A model and what is known of it.
 pub struct Model {
@@ -26,6 +28,8 @@ pub struct Model {
     pub training: TrainingConfig,
     /// Whether that is what its session says; else it is the model's shape with defaults.
     pub settings_known: bool,
+    /// Where its tokenizer is, if it has one.
+    pub tokenizer: Option<PathBuf>,
     /// θ, flat.
     pub parameters: Vec<f32>,
     /// For the operator: the session and round, or the folder.
@@ -72,9 +76,12 @@ pub fn of_session(dir: &DataDir, name: &str) -> Outcome<Model> {
         .map_err(Failure::environment)?
         .parameters;
     let origin = format!("session `{}` after round {round}", config.name);
+    let blobs = BlobStore::open_to_read(dir.root());
+    let tokenizer = tokenizer_of(&config).map(|tokenizer| blobs.path(&tokenizer.blake3));
     Ok(Model {
         training: config.training,
         settings_known: true,
+        tokenizer,
         parameters,
         origin,
         state: Some(state),
@@ -143,6 +150,7 @@ fn exported(folder: &Path) -> Outcome<Model> {
     Ok(Model {
         training,
         settings_known,
+        tokenizer: Some(folder.join("tokenizer.json")),
         parameters,
         origin: folder.display().to_string(),
         state: None,
@@ -150,20 +158,27 @@ fn exported(folder: &Path) -> Outcome<Model> {
 }
 
 impl Model {
-    /// The shape of a decoder of bytes; sessions with a synthetic objective have none.
+    /// The shape of its decoder; sessions with a synthetic objective have none.
     pub fn shape(&self) -> Outcome<DecoderShape> {
-        let shape = self.training.model.decoder_shape().ok_or_else(|| {
+        self.training.model.decoder_shape().ok_or_else(|| {
             Failure::user(format!(
                 "{} trains a synthetic objective: it has no language model",
                 self.origin
             ))
-        })?;
-        match shape.vocabulary {
-            Vocabulary::Byte => Ok(shape),
-            Vocabulary::Tokenizer(_) => Err(Failure::user(format!(
-                "{} has a tokenizer: this command reads bytes only",
-                self.origin
-            ))),
+        })
+    }
+
+    /// What cuts text for it, and joins its tokens to text.
+    pub fn tokenizer(&self) -> Outcome<Tokenizer> {
+        let opened = Tokenizer::open(&self.shape()?.vocabulary, self.tokenizer.as_deref());
+        opened.map_err(|error| Failure::user(format!("{}: {error}", self.origin)))
+    }
+
+    /// Text at `path` that is to be cut for it.
+    pub fn data(&self, path: &Path) -> DataOptions {
+        DataOptions {
+            tokenizer: self.tokenizer.clone(),
+            ..path.into()
         }
     }
 }

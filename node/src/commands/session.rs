@@ -6,7 +6,7 @@ use synod_config::presets::{PRESETS, preset};
 use synod_config::trust::Trust;
 
 use super::table::Table;
-use super::{Terminal, absolute, bounded, client, converse, short};
+use super::{Terminal, absolute_data, absolute_tokenizer, bounded, client, converse, short, tokenizer};
 use crate::api::types::{ConfigView, CreateSession, Joined, SessionView};
 use crate::cli::{CreateArgs, JsonArgs, NameArgs};
 use crate::client::session_path;
@@ -19,6 +19,9 @@ const FILE_BYTES_MAX: u64 = 256 << 10;
 /// `node session create`
 pub fn create(dir: &DataDir, args: &CreateArgs, terminal: Terminal) -> Outcome {
     let (place, mut file) = text(args)?;
+    if let Some(path) = &args.tokenizer {
+        file = tokenizer::named_in(&place, &file, path, args.eod.as_deref())?;
+    }
     if let Some(trust) = args.trust {
         let reasons;
         (file, reasons) = filled(&place, &file, trust)?;
@@ -34,7 +37,8 @@ pub fn create(dir: &DataDir, args: &CreateArgs, terminal: Terminal) -> Outcome {
         file,
         place,
         name: args.name.clone(),
-        data: absolute(args.data.as_deref())?,
+        data: absolute_data(&args.data)?,
+        tokenizer: absolute_tokenizer(args.tokenizer.as_ref())?,
     };
     let client = client(dir)?;
     let joined: Joined = converse(async { client.post_long("/v1/sessions", &wanted).await })?;
@@ -107,6 +111,10 @@ pub fn show(dir: &DataDir, args: &NameArgs, terminal: Terminal) -> Outcome {
 
 fn describe(view: &SessionView) -> String {
     let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "–".to_owned());
+    let data = match view.data.as_slice() {
+        [] => "–".to_owned(),
+        paths => paths.join(", "),
+    };
     let mut lines = vec![
         format!("session      {}   {}", view.name, view.id),
         format!("creator      {}", view.creator),
@@ -124,7 +132,7 @@ fn describe(view: &SessionView) -> String {
         ),
         format!("coordinator  {}", or_none(&view.coordinator)),
         format!("state        {}", or_none(&view.state)),
-        format!("data here    {}", or_none(&view.data)),
+        format!("data here    {data}"),
     ];
     if let Some(reason) = &view.stopped {
         lines.push(format!("STOPPED HERE {reason}"));

@@ -14,7 +14,7 @@ use super::readers::{Cut, list_files, read_files};
 use super::split::choose_heldout;
 use super::store::{Builder, Origin, Store};
 use super::tokenizer::{Tokenizer, WordCache};
-use super::{Batch, DataError, DataOptions, DataReport, Windows};
+use super::{Batch, DataError, DataOptions, DataReport, DataSummary, Windows};
 use crate::config::Vocabulary;
 use crate::objectives::{GoldfishMode, document_starts, mask_after_eod, mask_goldfish};
 use crate::randomness::{StreamName, below};
@@ -152,6 +152,16 @@ impl Dataset {
     /// What was read, and what was wrong with it.
     pub fn report(&self) -> &DataReport {
         self.store.report()
+    }
+
+    /// The same with how it was cut and split, for the operator.
+    pub fn summary(&self) -> DataSummary {
+        DataSummary {
+            report: self.report().clone(),
+            vocabulary: self.windows.vocabulary,
+            training_tokens: self.training.tokens,
+            heldout_tokens: self.heldout.tokens,
+        }
     }
 
     /// Tokens for training and tokens held out.

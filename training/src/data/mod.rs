@@ -42,11 +42,11 @@ pub use permutation::Permutation;
 pub use prefetch::Prefetch;
 #[cfg(feature = "text")]
 pub use readers::{Cut, LINE_BYTES_MAX, METADATA_BYTES_MAX, Sink, SourceFile, list_files, read_files};
-pub use report::{DataReport, Met, Problem};
+pub use report::{DataReport, DataSummary, Met, Problem};
 #[cfg(feature = "text")]
 pub use tokenizer::{TOKENIZER_BYTES_MAX, Tokenizer, TokenizerError, WordCache, train_byte_pairs};
 #[cfg(feature = "text")]
-pub use whole::{DOCUMENT_SEPARATOR, Documents, read_documents};
+pub use whole::{DOCUMENT_SEPARATOR, Documents, Sample, read_documents, sample_documents, tokens_of_documents};
 pub use windows::Windows;
 
 use std::path::PathBuf;

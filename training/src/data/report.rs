@@ -6,6 +6,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::Vocabulary;
+
 /// Places that are named for each kind of trouble; the rest is counted.
 const EXAMPLES: usize = 3;
 
@@ -134,6 +136,39 @@ impl fmt::Display for DataReport {
             }
         }
         Ok(())
+    }
+}
+
+/// What a member's data has come to: what was read, and how it was cut and split. It is told to the operator, so that
+/// nothing is left out silently.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataSummary {
+    /// What was read, and what was wrong with it.
+    pub report: DataReport,
+    /// What a token is.
+    pub vocabulary: Vocabulary,
+    /// Tokens for training.
+    pub training_tokens: u64,
+    /// Tokens that are kept out of training for evaluation.
+    pub heldout_tokens: u64,
+}
+
+impl fmt::Display for DataSummary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            report,
+            vocabulary,
+            training_tokens,
+            heldout_tokens,
+        } = self;
+        let unit = match vocabulary {
+            Vocabulary::Byte => "bytes",
+            Vocabulary::Tokenizer(_) => "tokens",
+        };
+        write!(
+            f,
+            "{training_tokens} {unit} for training, {heldout_tokens} held out, of {report}"
+        )
     }
 }
 

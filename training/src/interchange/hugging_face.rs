@@ -12,6 +12,7 @@ use super::byte_tokenizer::{tokenizer, tokenizer_config};
 use super::model_config::{self, read_model_config};
 use super::weights::{Precision, read_weights, write_weights};
 use crate::config::{ModelConfig, TrainingConfig, Vocabulary};
+use crate::data::Tokenizer;
 use crate::models::shape::DecoderShape;
 
 /// How a model is written.
@@ -197,12 +198,17 @@ fn write_all(
         let training = serde_json::to_string_pretty(config).expect("a configuration is plain data");
         write(&folder.join(TRAINING), format!("{training}\n").as_bytes())?;
     }
+    let mut about = tokenizer_config(shape.context as u32);
     if shape.vocabulary == Vocabulary::Byte {
         json("tokenizer.json", tokenizer())?;
     } else if let Some(path) = options.tokenizer {
-        write(&folder.join("tokenizer.json"), &fs::read(path).map_err(at(path))?)?;
+        let bytes = fs::read(path).map_err(at(path))?;
+        if let Some(name) = Tokenizer::name_of(&bytes, shape.vocabulary.eod()) {
+            about["eos_token"] = Value::String(name);
+        }
+        write(&folder.join("tokenizer.json"), &bytes)?;
     }
-    json("tokenizer_config.json", tokenizer_config(shape.context as u32))
+    json("tokenizer_config.json", about)
 }
 
 /// Writes and flushes one file, so that a full disk shows here and not later.

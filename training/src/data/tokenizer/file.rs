@@ -81,3 +81,16 @@ pub(super) fn token_of(json: &[u8], names: &[&str]) -> Option<u32> {
         .iter()
         .find_map(|name| added.get(name).copied().or_else(|| in_model(name)))
 }
+
+/// The name of a token: that of an added one, or its text in the model.
+pub(super) fn name_of(json: &[u8], token: u32) -> Option<String> {
+    let file: Names = serde_json::from_slice(json).ok()?;
+    let added = file.added_tokens.into_iter().find(|added| added.id == token);
+    added.map(|added| added.content).or_else(|| {
+        let in_model = file.model.vocab.as_object()?.iter();
+        in_model
+            .filter(|(_, id)| id.as_u64() == Some(token.into()))
+            .map(|(name, _)| name.clone())
+            .next()
+    })
+}

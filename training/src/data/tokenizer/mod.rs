@@ -27,7 +27,7 @@ pub const TOKENIZER_BYTES_MAX: u64 = 256 << 20;
 pub enum TokenizerError {
     /// The session needs one and none was given.
     #[error(
-        "this session's vocabulary is that of a tokenizer with BLAKE3 {expected}: give its file (`tokenizer = PATH`)"
+        "this session's vocabulary is that of a tokenizer with BLAKE3 {expected}: give its file (--tokenizer FILE)"
     )]
     Needed {
         /// The session's.
@@ -93,6 +93,17 @@ impl Tokenizer {
         };
         let expected = session.blake3;
         let path = path.ok_or(TokenizerError::Needed { expected })?;
+        Self::read_checked(session, path).map(|(_, tokenizer)| tokenizer)
+    }
+
+    /// The bytes of the tokenizer at `path`, which is the session's: what its hash is over and what other members need.
+    /// Where `path` is a folder with GPT-2's files, the `tokenizer.json` that they amount to.
+    pub fn checked_bytes(session: &TokenizerId, path: &Path) -> Result<Vec<u8>, TokenizerError> {
+        Self::read_checked(session, path).map(|(bytes, _)| bytes)
+    }
+
+    fn read_checked(session: &TokenizerId, path: &Path) -> Result<(Vec<u8>, Self), TokenizerError> {
+        let expected = session.blake3;
         let bytes = file::read(path)?;
         let found = BlobId::of(&bytes);
         if found != expected {
@@ -104,7 +115,7 @@ impl Tokenizer {
         }
         let tokenizer = Self::parse(&bytes, path)?;
         match tokenizer.size() <= session.size as usize {
-            true => Ok(tokenizer),
+            true => Ok((bytes, tokenizer)),
             false => Err(TokenizerError::TooManyTokens {
                 path: path.to_owned(),
                 found: tokenizer.size(),
@@ -139,6 +150,11 @@ impl Tokenizer {
             size: tokenizer.size() as u32,
             eod: found,
         })
+    }
+
+    /// What a token is called in the bytes of a `tokenizer.json`.
+    pub fn name_of(bytes: &[u8], token: u32) -> Option<String> {
+        file::name_of(bytes, token)
     }
 
     /// Reads the bytes of a `tokenizer.json`.
