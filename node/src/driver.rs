@@ -17,7 +17,7 @@ use synod_protocol::signed::{Signed, SignedError, Verified};
 use synod_protocol::task::TaskFailure;
 use synod_storage::error::StoreError;
 use synod_storage::member_states;
-use synod_storage::store::{SessionRecord, Standing};
+use synod_storage::store::{SessionRecord, Standing, Store};
 use synod_training::device::DeviceChoice;
 use synod_training::worker::Worker;
 use tokio::sync::{mpsc, oneshot};

@@ -52,7 +52,7 @@ fn a_wrong_setting_is_named_with_file_line_key_and_reason() {
     let file = node.dir().join("config.toml");
     let good = std::fs::read_to_string(&file).unwrap();
     let line = good.lines().position(|line| line.starts_with("device")).unwrap() + 1;
-    std::fs::write(&file, good.replace("device = \"cpu\"", "device = \"gpu\"")).unwrap();
+    std::fs::write(&file, good.replace("device = \"auto\"", "device = \"gpu\"")).unwrap();
     node.refused(
         "start",
         1,

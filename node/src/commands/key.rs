@@ -51,7 +51,7 @@ mod tests {
         let long = vec![b'a'; BYTES_MAX as usize + 1];
         for (content, reason) in [
             (&b"\n"[..], "empty"),
-            (&[0xff, 0xfe], "no text"),
+            (&[0xff, 0xfe], "no UTF-8 text"),
             (&long, "longer than"),
         ] {
             let refused = given(content).unwrap_err().message;
