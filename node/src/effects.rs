@@ -55,7 +55,7 @@ pub struct Effects {
     row_writer: JoinHandle<()>,
     fetches: BTreeMap<FetchId, (SessionId, JobId, u64)>,
     errands: BTreeMap<FetchId, oneshot::Sender<ErrandOutcome>>,
-    guests: VecDeque<PeerId>,
+    guests: VecDeque<(PeerId, BlobId)>,
     next_fetch: u64,
 }
 
@@ -239,7 +239,10 @@ impl Effects {
     /// Whoever is shown what a session is, on a key that its machine has found good, may fetch the session's tokenizer:
     /// its data is cut by it before a use of the key is spent.
     fn admit_guest(&mut self, runtime: &SessionRuntime, to: PeerId, message: &Signed<Message>) {
-        if tokenizer_of(&runtime.config).is_none() || runtime.members.contains(&to) || self.guests.contains(&to) {
+        let Some(blob) = tokenizer_of(&runtime.config).map(|tokenizer| tokenizer.blake3) else {
+            return;
+        };
+        if runtime.members.contains(&to) || self.guests.contains(&(to, blob)) {
             return;
         }
         let is_offer = message
@@ -249,12 +252,12 @@ impl Effects {
             return;
         }
         if self.guests.len() == GUESTS
-            && let Some(oldest) = self.guests.pop_front()
+            && let Some((oldest, its)) = self.guests.pop_front()
         {
-            self.network.disallow(oldest);
+            self.network.see_off(oldest, its);
         }
-        self.guests.push_back(to);
-        self.network.allow(to);
+        self.guests.push_back((to, blob));
+        self.network.welcome(to, blob);
     }
 
     /// Ends; whoever may block can wait until the last row is written.

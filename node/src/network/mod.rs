@@ -101,6 +101,8 @@ pub struct Network {
 struct Wanted {
     sessions: BTreeMap<SessionId, BTreeSet<PeerId>>,
     allowed: BTreeSet<PeerId>,
+    /// Who may fetch one blob and nothing else.
+    guests: BTreeSet<(PeerId, BlobId)>,
     banned: BTreeMap<PeerId, Instant>,
 }
 
@@ -113,6 +115,16 @@ impl Wanted {
     fn may_fetch(&self, peer: &PeerId) -> bool {
         !self.is_banned(peer)
             && (self.allowed.contains(peer) || self.sessions.values().any(|members| members.contains(peer)))
+    }
+
+    /// The same of this one blob, which a guest may fetch too.
+    fn may_fetch_blob(&self, peer: &PeerId, blob: &BlobId) -> bool {
+        self.may_fetch(peer) || (!self.is_banned(peer) && self.guests.contains(&(*peer, *blob)))
+    }
+
+    /// Whether a peer has any business on the data plane.
+    fn may_connect(&self, peer: &PeerId) -> bool {
+        self.may_fetch(peer) || (!self.is_banned(peer) && self.guests.iter().any(|(guest, _)| guest == peer))
     }
 }
 
@@ -197,6 +209,18 @@ impl NetworkHandle {
     /// Takes [`allow`](Self::allow) back. Members go on to be allowed.
     pub fn disallow(&self, peer: PeerId) {
         self.wanted.send_if_modified(|wanted| wanted.allowed.remove(&peer));
+    }
+
+    /// Lets a peer fetch this blob and no other, until [`see_off`](Self::see_off).
+    pub fn welcome(&self, peer: PeerId, blob: BlobId) {
+        self.wanted
+            .send_if_modified(|wanted| wanted.guests.insert((peer, blob)));
+    }
+
+    /// Takes [`welcome`](Self::welcome) back.
+    pub fn see_off(&self, peer: PeerId, blob: BlobId) {
+        self.wanted
+            .send_if_modified(|wanted| wanted.guests.remove(&(peer, blob)));
     }
 
     /// Closes the connections to a peer and refuses new ones and its fetches for this long.

@@ -525,7 +525,7 @@ impl BulkTask {
     fn admit(&mut self, peer: PeerId) -> Option<(Asker, bool)> {
         let (banned, stranger) = {
             let wanted = self.wanted.borrow();
-            (wanted.is_banned(&peer), !wanted.may_fetch(&peer))
+            (wanted.is_banned(&peer), !wanted.may_connect(&peer))
         };
         let crowded = stranger && self.strangers >= BULK_CONNECTIONS_OF_STRANGERS;
         if banned || crowded || self.peer(peer).connections >= BULK_CONNECTIONS_PER_PEER {

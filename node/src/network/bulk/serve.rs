@@ -76,7 +76,7 @@ impl Server {
             refuse(stream, Status::BadRequest).await?;
             return Err(io::Error::new(io::ErrorKind::InvalidData, "an unreadable request"));
         };
-        if !self.wanted.borrow().may_fetch(&asker.peer) {
+        if !self.wanted.borrow().may_fetch_blob(&asker.peer, &request.blob) {
             count(&self.counters.drops.blob_denied);
             asker.denials.fetch_add(1, Relaxed);
             return refuse(stream, Status::Denied).await;
