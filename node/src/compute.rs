@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 
 use synod_config::SessionConfig;
 use synod_protocol::identity::{BlobId, PeerId, SessionId};
+use synod_protocol::session::Topology;
 use synod_protocol::task::{JobId, Round, Task, TaskFailure, TaskResult};
 use synod_storage::blobs::BlobStore;
 use synod_training::device::DeviceChoice;
@@ -55,7 +56,11 @@ impl WorkerPlan {
         };
         let aggregation = &self.config.aggregation;
         let combiner = aggregation.combiner(trainer.layout());
-        Ok(Worker::new(trainer, combiner).carrying(aggregation.worker, &aggregation.privacy))
+        let worker = Worker::new(trainer, combiner).carrying(aggregation.worker, &aggregation.privacy);
+        Ok(match self.config.protocol.topology {
+            Topology::Federated => worker,
+            Topology::Decentralized(_) => worker.mixing(aggregation.mixing.clone()),
+        })
     }
 }
 
