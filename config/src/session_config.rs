@@ -4,11 +4,13 @@
 use serde::{Deserialize, Serialize};
 use synod_aggregation::privacy::{LocalDp, PrivacyConfig, Unit};
 use synod_aggregation::{
-    Combiner, Composition, EncodingConfig, Feedback, OuterConfig, PreAggregationConfig, RuleConfig, compatibility,
+    Combiner, Composition, EncodingConfig, Feedback, MixingConfig, OuterConfig, PreAggregationConfig, RuleConfig,
+    compatibility,
 };
 use synod_protocol::identity::{PeerId, SessionId};
 use synod_protocol::limits;
-use synod_protocol::session::{Terms, TermsError};
+use synod_protocol::session::{Decentralized, Terms, TermsError, Topology};
+use synod_protocol::topology::gossip::graph_seed;
 use synod_training::MemberStateConfig;
 use synod_training::config::{ConfigError, TrainingConfig};
 use synod_training::layout::Layout;
@@ -51,6 +53,9 @@ pub struct AggregationConfig {
     pub worker: MemberStateConfig,
     /// How what a member sends is kept from telling of its data.
     pub privacy: PrivacyConfig,
+    /// How a member of a decentralized session combines its model with its neighbours'. The plain weighted mean, since
+    /// institutions that know each other start with it; against faulty ones `{ nearest_neighbours = { b = 1 } }`.
+    pub mixing: MixingConfig,
 }
 
 impl AggregationConfig {
@@ -96,6 +101,7 @@ impl Default for AggregationConfig {
             pre: Vec::new(),
             worker: MemberStateConfig::default(),
             privacy: PrivacyConfig::None,
+            mixing: MixingConfig::Gossip,
         }
     }
 }
@@ -182,6 +188,7 @@ impl SessionConfig {
         self.protocol.check().map_err(of_terms)?;
         self.training.check().map_err(of_training)?;
         self.check_aggregation()?;
+        self.check_mixing()?;
         self.check_sizes()
     }
 
@@ -221,6 +228,65 @@ impl SessionConfig {
         compatibility::check_outer(encoding, &worker.feedback, outer)
             .map_err(|error| refuse("aggregation.outer.momentum", outer.momentum, error))?;
         self.check_privacy(members)
+    }
+
+    fn check_mixing(&self) -> Result<(), SessionConfigError> {
+        let AggregationConfig {
+            mixing,
+            encoding,
+            worker,
+            privacy,
+            ..
+        } = &self.aggregation;
+        let Topology::Decentralized(terms) = &self.protocol.topology else {
+            return match mixing {
+                MixingConfig::Gossip => Ok(()),
+                _ => Err(refuse(
+                    "aggregation.mixing",
+                    mixing.name(),
+                    "a federated session does not mix: set protocol.topology = { decentralized = { … } }, or leave it out",
+                )),
+            };
+        };
+        let composition = self.aggregation.composition();
+        if composition != Composition::of(RuleConfig::Mean) {
+            let reason =
+                "no updates are combined without a coordinator: leave rule and pre out, and choose aggregation.mixing";
+            return Err(refuse("aggregation.rule", composition.name(), reason));
+        }
+        if *encoding != EncodingConfig::F32 {
+            let reason = "members exchange whole models, and rounding one would undo small steps: use f32";
+            return Err(refuse("aggregation.encoding", encoding.name(), reason));
+        }
+        if *worker != MemberStateConfig::default() {
+            let reason = "momentum and feedback are of updates, and members exchange models: leave it out";
+            return Err(refuse("aggregation.worker", "…", reason));
+        }
+        if *privacy != PrivacyConfig::None {
+            let reason = "noise and masks are made for updates, and members exchange models: use a federated session";
+            return Err(refuse("aggregation.privacy", privacy.name(), reason));
+        }
+        if mixing.has_memory() {
+            let reason = "sessions cannot carry what it remembers between rounds yet: use gossip, epidemic, nearest_neighbours, trimmed_gossip, clipped_gossip or rule";
+            return Err(refuse("aggregation.mixing", mixing.name(), reason));
+        }
+        let (neighbours, members) = self.least_neighbours(terms);
+        let graph = terms.graph.name();
+        let fits = mixing.check(neighbours);
+        let fits = fits.and_then(|()| mixing.check_graph(terms.graph.is_directed(), terms.graph.varies()));
+        fits.map_err(|error| {
+            let reason =
+                format!("{error} (graph {graph} among {members} members: {neighbours} neighbours at the least)");
+            refuse("aggregation.mixing", mixing.name(), reason)
+        })
+    }
+
+    /// The fewest neighbours that a member of this session may have, and among how many members.
+    pub fn least_neighbours(&self, terms: &Decentralized) -> (usize, usize) {
+        let seed = graph_seed(&self.id());
+        let sizes = [self.protocol.members_to_begin(), self.protocol.max_members as usize];
+        let degree = |members| (terms.graph.least_in_degree(members, &seed).unwrap_or(0), members);
+        sizes.map(degree).into_iter().min().expect("two sizes")
     }
 
     fn check_privacy(&self, members: usize) -> Result<(), SessionConfigError> {
@@ -341,8 +407,12 @@ fn check_name(name: &str) -> Result<(), SessionConfigError> {
 }
 
 fn of_terms(error: TermsError) -> SessionConfigError {
-    let TermsError::Range { key, value, range } = error;
-    refuse(&format!("protocol.{key}"), value, format!("it must be {range}"))
+    match error {
+        TermsError::Range { key, value, range } => {
+            refuse(&format!("protocol.{key}"), value, format!("it must be {range}"))
+        }
+        TermsError::Topology { reason } => refuse("protocol.topology", "decentralized", reason),
+    }
 }
 
 fn of_training(error: ConfigError) -> SessionConfigError {

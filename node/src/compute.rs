@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 
 use synod_config::SessionConfig;
 use synod_protocol::identity::{BlobId, PeerId, SessionId};
+use synod_protocol::session::Topology;
 use synod_protocol::task::{JobId, Round, Task, TaskFailure, TaskResult};
 use synod_storage::blobs::BlobStore;
 use synod_training::data::{DataOptions, DataSummary};
@@ -74,6 +75,10 @@ impl WorkerPlan {
         let aggregation = &self.config.aggregation;
         let combiner = aggregation.combiner(trainer.layout());
         let worker = Worker::new(trainer, combiner).carrying(aggregation.worker, &aggregation.privacy);
+        let worker = match self.config.protocol.topology {
+            Topology::Federated => worker,
+            Topology::Decentralized(_) => worker.mixing(aggregation.mixing.clone()),
+        };
         Ok((worker, data))
     }
 }

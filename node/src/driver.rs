@@ -586,11 +586,15 @@ fn mend_rows(store: &dyn Store, id: &SessionId, journal: &[JournalEntry]) -> Res
     Ok(())
 }
 
-/// The last settled round of a journal.
+/// The last settled, or mixed, round of a journal.
 fn journal_round(journal: &[JournalEntry]) -> u64 {
     let settled = journal
         .iter()
         .filter(|entry| matches!(entry, JournalEntry::Settled(_)))
         .count() as u64;
-    settled.saturating_sub(1)
+    let mixed = journal.iter().filter_map(|entry| match entry {
+        JournalEntry::Mixed { round, .. } => Some(*round),
+        _ => None,
+    });
+    mixed.max().unwrap_or(0).max(settled.saturating_sub(1))
 }

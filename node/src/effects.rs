@@ -167,7 +167,7 @@ impl Effects {
     fn persist(&self, runtime: &mut SessionRuntime, entry: &JournalEntry) -> Result<(), StoreError> {
         block_in_place(|| self.store.append(&runtime.id(), entry))?;
         match entry {
-            JournalEntry::Settled(_) => runtime.settled_since_snapshot += 1,
+            JournalEntry::Settled(_) | JournalEntry::Mixed { .. } => runtime.settled_since_snapshot += 1,
             JournalEntry::Left => {
                 runtime.record.standing = Standing::Left;
                 block_in_place(|| self.store.put_session(&runtime.record))?;
@@ -294,9 +294,9 @@ impl Effects {
     /// Links the blob that a worker's result names.
     pub fn link_result(&self, runtime: &SessionRuntime, result: &TaskResult) -> Result<(), StoreError> {
         match result {
-            TaskResult::Initialised { state, bytes } | TaskResult::Aggregated { state, bytes, .. } => {
-                self.link(runtime, *state, *bytes)
-            }
+            TaskResult::Initialised { state, bytes }
+            | TaskResult::Aggregated { state, bytes, .. }
+            | TaskResult::Mixed { state, bytes, .. } => self.link(runtime, *state, *bytes),
             TaskResult::Trained { payload, bytes, .. } => self.link(runtime, *payload, *bytes),
             TaskResult::Evaluated { .. } => Ok(()),
         }

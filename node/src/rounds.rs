@@ -33,6 +33,9 @@ pub struct RoundRow {
     pub missing: Vec<Missing>,
     /// This member's own training, if its update was made in time.
     pub own: Option<OwnReport>,
+    /// In a decentralized session: how far the neighbours' models were from this one before they were mixed.
+    #[serde(default)]
+    pub distance: Option<f32>,
     /// Loss of the settled state on this institution's held-out data, once it was measured.
     pub heldout_after: Option<f32>,
     /// Message bytes that this node received and sent during the round.
@@ -203,6 +206,7 @@ impl RoundBook {
             }
             Event::Evaluated { round, loss, .. } => self.measured(*round, loss.is_finite().then_some(*loss)),
             Event::Settled { .. } => Some(self.settled(now, meter, event)),
+            Event::Mixed { .. } => Some(self.mixed(now, meter, event)),
             _ => None,
         }
     }
@@ -241,9 +245,43 @@ impl RoundBook {
             participants: verdicts.iter().map(participant).collect(),
             missing: missing.iter().map(|(peer, reason)| absent(peer, *reason)).collect(),
             own: self.own.take().filter(|(of, _)| of == round).map(|(_, own)| own),
+            distance: None,
             heldout_after: None,
             control_bytes: meter.control.since(before.control),
             bulk_bytes: meter.bulk.since(before.bulk),
+        };
+        self.last = Some(row.clone());
+        row
+    }
+}
+
+impl RoundBook {
+    fn mixed(&mut self, now: Time, meter: Meter, event: &Event) -> RoundRow {
+        let Event::Mixed {
+            round,
+            state,
+            verdicts,
+            missing,
+            members,
+            distance,
+        } = event
+        else {
+            unreachable!("the caller has matched it")
+        };
+        let (began, before) = self.border.replace((now, meter)).unwrap_or((now, meter));
+        let row = RoundRow {
+            round: *round,
+            settled_unix_ms: now.0,
+            wall_ms: now.since(began),
+            state: state.to_string(),
+            members: *members,
+            participants: verdicts.iter().map(participant).collect(),
+            missing: missing.iter().map(|(peer, reason)| absent(peer, *reason)).collect(),
+            own: self.own.take().filter(|(of, _)| of == round).map(|(_, own)| own),
+            distance: distance.is_finite().then_some(*distance),
+            control_bytes: meter.control.since(before.control),
+            bulk_bytes: meter.bulk.since(before.bulk),
+            ..RoundRow::default()
         };
         self.last = Some(row.clone());
         row

@@ -165,6 +165,21 @@ pub enum Event {
         /// Measured on so many tokens.
         tokens: u64,
     },
+    /// Without a coordinator: this member mixed its model with its neighbours', or took theirs.
+    Mixed {
+        /// In this round.
+        round: Round,
+        /// Its own new state.
+        state: BlobId,
+        /// How each model was judged, its own included.
+        verdicts: Vec<MemberVerdict>,
+        /// Neighbours without a model in time, and why.
+        missing: Vec<(PeerId, Absence)>,
+        /// Members as this one knows them.
+        members: u32,
+        /// Root mean square distance from the own model to the neighbours' before mixing; NaN where there was none.
+        distance: f32,
+    },
     /// All rounds are settled.
     Finished {
         /// The last round.

@@ -330,6 +330,9 @@ impl Machine {
 
     /// Why this node may not leave now, if so.
     pub fn objection_to_leaving(&self) -> Option<&'static str> {
+        if self.is_mixing() {
+            return None;
+        }
         let needed = self.roster().succession() == [self.me] && self.roster().len() > 1 && !self.is_finished();
         needed.then_some("this node is the only one that may coordinate: let another coordinator join before it leaves")
     }
@@ -343,6 +346,10 @@ impl Machine {
         }
         self.leaving = true;
         self.persist(JournalEntry::Left);
+        if self.is_mixing() {
+            self.drop_jobs(|_| true);
+            return self.repeat_to_mix();
+        }
         let leave = Message::Leave { round: self.round() };
         let coordinator = self.coordinator();
         self.send(coordinator, &leave);

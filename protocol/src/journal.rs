@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::identity::PeerId;
+use crate::identity::{BlobId, PeerId};
 use crate::invite::{Admission, BlockId};
 use crate::message::{Message, Settlement, Term};
 use crate::signed::Signed;
@@ -63,6 +63,19 @@ pub enum JournalEntry {
     Banned(PeerId),
     /// This node's operator took it out of the session.
     Left,
+    /// Without a coordinator: this member mixed its model in a round. Ends the meaning of its claim for it.
+    Mixed {
+        /// The round that ended.
+        round: Round,
+        /// This member's model since.
+        state: BlobId,
+        /// Its length.
+        bytes: u64,
+    },
+    /// Without a coordinator: a member entered this member's view of the roster.
+    Entered(Signed<Admission>),
+    /// Without a coordinator: a member left it, by its own word.
+    Departed(Signed<Message>),
 }
 
 impl JournalEntry {

@@ -20,6 +20,7 @@ use crate::session::{Lifecycle, Role, Roster, Terms};
 use crate::signed::{Signed, Verified};
 use crate::task::{JobId, Round, Task, TaskFailure, TaskResult};
 use crate::topology::federated::Succession;
+use crate::topology::gossip::Gossip;
 
 /// What a machine has to know of its session.
 #[derive(Debug, Clone)]
@@ -55,6 +56,10 @@ pub(crate) enum Job {
     Check,
     /// Measure the settled state.
     Evaluate,
+    /// Without a coordinator: bring in what a neighbour claimed for a round.
+    Neighbour(PeerId, Round),
+    /// Without a coordinator: mix the own model with the neighbours'.
+    Mix,
 }
 
 /// When and how a member was last heard.
@@ -113,6 +118,7 @@ pub struct Machine {
     pub(crate) base: Option<Base>,
     pub(crate) work: RoundWork,
     pub(crate) succession: Succession,
+    pub(crate) gossip: Gossip,
     pub(crate) door: Doorkeeper,
     pub(crate) heard: BTreeMap<PeerId, Heard>,
     pub(crate) reputation: Reputation,
@@ -148,6 +154,7 @@ impl Machine {
             base: None,
             work: RoundWork::default(),
             succession: Succession::new(now),
+            gossip: Gossip::default(),
             door: Doorkeeper::default(),
             heard: BTreeMap::new(),
             reputation: Reputation::default(),
@@ -197,7 +204,10 @@ impl Machine {
             return None;
         }
         let mut next = self.next_beat;
-        for other in [self.suspect_at(), self.collecting_deadline()].into_iter().flatten() {
+        for other in [self.suspect_at(), self.collecting_deadline(), self.mixing_deadline()]
+            .into_iter()
+            .flatten()
+        {
             next = next.min(other);
         }
         Some(next)
@@ -218,13 +228,19 @@ impl Machine {
         &self.info
     }
 
-    /// The round being worked on: the first that is not settled.
+    /// The round being worked on: the first that is not settled, or that this member has not mixed.
     pub fn round(&self) -> Round {
-        self.chain.len() as Round
+        match self.is_mixing() {
+            true => self.gossip.round,
+            false => self.chain.len() as Round,
+        }
     }
 
     /// The members of the current round; empty before the session has begun.
     pub fn roster(&self) -> &Roster {
+        if self.is_mixing() {
+            return &self.gossip.roster;
+        }
         static NOBODY: std::sync::LazyLock<Roster> = std::sync::LazyLock::new(Roster::default);
         self.chain.last().map_or(&NOBODY, |settlement| &settlement.body.roster)
     }
@@ -240,6 +256,9 @@ impl Machine {
         self.started = true;
         self.event(Event::Started { round: self.round() });
         self.announce_members();
+        if self.is_mixing() {
+            return self.resume_mixing();
+        }
         match self.chain.last() {
             None => _ = self.compute(Job::Initialise, Task::Initialise),
             Some(last) => {
@@ -265,6 +284,8 @@ impl Machine {
         self.watch_coordinator();
         self.try_to_found();
         self.try_to_close();
+        self.watch_lag();
+        self.try_to_mix();
         self.watch_lifecycle();
     }
 
@@ -290,6 +311,9 @@ impl Machine {
     pub(crate) fn judge_lifecycle(&self) -> (Lifecycle, String) {
         if self.is_finished() {
             return (Lifecycle::Finished, "all rounds are settled".into());
+        }
+        if self.is_mixing() {
+            return self.judge_mixing();
         }
         if self.chain.is_empty() {
             let needed = self.info.terms.members_to_begin();
@@ -355,7 +379,11 @@ impl Machine {
             self.retry_state_at = self.now.after_ms(4 * self.info.terms.lost_after_ms);
             self.compute(Job::Initialise, Task::Initialise);
         }
-        if self.base.is_some_and(|base| !base.held) && !self.has_job(&Job::State) && self.now >= self.retry_state_at {
+        if self.base.is_some_and(|base| !base.held)
+            && !self.is_following()
+            && !self.has_job(&Job::State)
+            && self.now >= self.retry_state_at
+        {
             self.fetch_state();
         }
         let beat = self.next_heartbeat();
@@ -383,7 +411,8 @@ impl Machine {
         }
         match self.base {
             None => Phase::Idle,
-            Some(base) if !base.held => Phase::CatchingUp,
+            Some(_) if self.has_job(&Job::Mix) => Phase::Aggregating,
+            Some(base) if !base.held || self.is_following() => Phase::CatchingUp,
             Some(_) => self.work.phase(self.chain.is_empty()),
         }
     }
@@ -423,6 +452,9 @@ impl Machine {
         // What is of the current round was said lately; heartbeats prove their own freshness.
         if message.value().round() == Some(self.round()) && self.is_known(&from) {
             self.heard.entry(from).or_default().at = Some(self.now);
+        }
+        if self.is_mixing() && self.on_message_of_mixing(&message) {
+            return;
         }
         match message.value() {
             Message::Join(proof) => self.on_join(from, proof),
@@ -524,6 +556,15 @@ impl Machine {
             (Job::Check, Ok(TaskResult::Aggregated { state, bytes, verdicts })) => {
                 self.on_checked(state, bytes, &verdicts);
             }
+            (
+                Job::Mix,
+                Ok(TaskResult::Mixed {
+                    state,
+                    bytes,
+                    verdicts,
+                    distance,
+                }),
+            ) => self.on_mixed(state, bytes, verdicts, distance),
             (Job::Evaluate, Ok(TaskResult::Evaluated { loss, tokens })) => {
                 let round = self.round().saturating_sub(1);
                 self.event(Event::Evaluated { round, loss, tokens });
@@ -546,6 +587,7 @@ impl Machine {
             Job::Initialise => self.retry_state_at = self.now.after_ms(4 * self.info.terms.lost_after_ms),
             Job::Aggregate => self.on_aggregation_failed(&failure),
             Job::Check => self.on_check_failed(),
+            Job::Mix => self.on_mixing_failed(),
             _ => {}
         }
     }
@@ -558,7 +600,9 @@ impl Machine {
             let charge = match (failure, &purpose) {
                 (FetchFailure::WrongDigest(peer), _) => Some((*peer, Reject::WrongDigest)),
                 (FetchFailure::Oversize(peer), _) => (!checking).then_some((*peer, Reject::Oversize)),
-                (FetchFailure::OtherLength, Job::Payload(owner)) => Some((*owner, Reject::Oversize)),
+                (FetchFailure::OtherLength, Job::Payload(owner) | Job::Neighbour(owner, _)) => {
+                    Some((*owner, Reject::Oversize))
+                }
                 (FetchFailure::OtherLength | FetchFailure::Unavailable, _) => None,
                 (FetchFailure::Environment(reason), _) => {
                     let (round, reason) = (self.round(), reason.clone());
@@ -573,6 +617,7 @@ impl Machine {
         match purpose {
             Job::State => self.on_state_fetched(result.is_ok()),
             Job::Payload(peer) => self.on_payload(peer, &result),
+            Job::Neighbour(peer, of) => self.on_neighbour(peer, of, &result),
             Job::CheckPayload(blob) => self.on_check_payload(blob, result.is_ok()),
             other => panic!("the driver answered the computation {other:?} with a fetch"),
         }
@@ -638,6 +683,12 @@ impl Machine {
                 held: true,
             });
             self.resume_checking();
+        } else if self.is_mixing()
+            && let Some(base) = self.base.as_mut().filter(|base| base.state == state && !base.held)
+        {
+            // Founded while this member was still making the initial state.
+            base.held = true;
+            self.begin_mixing_round();
         }
     }
 
@@ -682,7 +733,10 @@ impl Machine {
         let first = self.chain.is_empty();
         let changed = first || self.roster() != &body.roster;
         self.door.settle(body);
-        self.chain.push(settlement);
+        self.chain.push(settlement.clone());
+        if self.is_mixing() {
+            self.found_gossip(&settlement.body.roster);
+        }
         self.drop_jobs(|job| !matches!(job, Job::Initialise));
         self.work = RoundWork::default();
         self.succession.begin_round(self.now);
@@ -700,34 +754,25 @@ impl Machine {
     }
 
     fn retire(&mut self) {
-        let keep_from = self.round().saturating_sub(1);
+        self.retire_before(self.round().saturating_sub(1));
+    }
+
+    pub(crate) fn retire_before(&mut self, keep_from: Round) {
         let keep = self.base.iter().map(|base| base.state).collect();
         self.out.push(Output::Retire { keep_from, keep });
     }
 
     /// Enters the current round with what is known: fetch the base, or train, or lead.
     pub(crate) fn begin_round(&mut self) {
+        if self.is_mixing() {
+            return self.begin_mixing_round();
+        }
         let Some(base) = self.base else { return };
         if !base.held {
             return self.fetch_state();
         }
         if self.is_finished() {
-            if !self.evaluated {
-                self.evaluated = true;
-                let round = self.round() - 1;
-                self.event(Event::Finished {
-                    round,
-                    state: base.state,
-                });
-                self.compute(
-                    Job::Evaluate,
-                    Task::Evaluate {
-                        round,
-                        state: base.state,
-                    },
-                );
-            }
-            return;
+            return self.finish(base);
         }
         let coordinator = self.coordinator();
         self.event(Event::RoundStarted {
@@ -739,7 +784,30 @@ impl Machine {
         self.train();
     }
 
+    /// Says once that all rounds are over, and measures what came of them.
+    pub(crate) fn finish(&mut self, base: Base) {
+        if self.evaluated {
+            return;
+        }
+        self.evaluated = true;
+        let round = self.round() - 1;
+        self.event(Event::Finished {
+            round,
+            state: base.state,
+        });
+        self.compute(
+            Job::Evaluate,
+            Task::Evaluate {
+                round,
+                state: base.state,
+            },
+        );
+    }
+
     fn fetch_state(&mut self) {
+        if self.is_mixing() {
+            return self.begin_mixing_round();
+        }
         let Some((base, last)) = self.base.zip(self.chain.last().cloned()) else {
             return;
         };
@@ -772,6 +840,9 @@ impl Machine {
     }
 
     fn on_state_fetched(&mut self, here: bool) {
+        if self.is_mixing() {
+            return self.on_own_model(here);
+        }
         if here && let Some(base) = &mut self.base {
             base.held = true;
             self.begin_round();
@@ -790,6 +861,8 @@ impl Machine {
                 JournalEntry::Settled(settlement) => {
                     self.remember_members(&settlement);
                     self.door.settle(&settlement.body);
+                    self.gossip.roster = settlement.body.roster.clone();
+                    self.gossip.round = 1;
                     self.chain.push(settlement);
                     self.work = RoundWork::default();
                     self.succession.begin_round(self.now);
@@ -808,6 +881,9 @@ impl Machine {
                 JournalEntry::Revoked(block) => self.door.revoke(block),
                 JournalEntry::Banned(peer) => self.reputation.ban(peer),
                 JournalEntry::Left => self.leaving = true,
+                JournalEntry::Mixed { .. } | JournalEntry::Entered(_) | JournalEntry::Departed(_) => {
+                    self.restore_gossip(entry);
+                }
             }
         }
     }
@@ -819,6 +895,7 @@ impl Machine {
         entries.extend(self.reputation.banned().copied().map(JournalEntry::Banned));
         entries.extend(self.leaving.then_some(JournalEntry::Left));
         entries.extend(self.chain.iter().cloned().map(JournalEntry::Settled));
+        entries.extend(self.snapshot_gossip());
         let round = self.round();
         entries.extend(
             self.work

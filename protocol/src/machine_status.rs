@@ -48,11 +48,16 @@ impl Machine {
             round: self.round().min(self.info.terms.rounds),
             rounds: self.info.terms.rounds,
             phase: self.phase(),
-            coordinator: last.map(|_| self.coordinator()),
+            coordinator: last.filter(|_| !self.is_mixing()).map(|_| self.coordinator()),
             term: self.succession.term,
             settled: last.map(|last| last.id(&self.info.session)),
-            state: last.map(|last| last.body.state),
+            state: self
+                .base
+                .filter(|_| self.is_mixing())
+                .map(|base| base.state)
+                .or(last.map(|last| last.body.state)),
             majority: self.roster().majority(),
+            distance: self.gossip.distance,
             members: self.roster().iter().map(member).collect(),
             evidence: self.reputation.evidence().cloned().collect(),
         }

@@ -347,6 +347,7 @@ mod tests {
                     .collect(),
             },
             Task::Evaluate { .. } => TaskResult::Evaluated { loss: 1.0, tokens: 1 },
+            Task::Mix { .. } => unreachable!("the test's session is federated"),
         })
     }
 

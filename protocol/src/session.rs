@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::graph::{Graph, GraphConfig, GraphSeed, Weighting};
 use crate::identity::PeerId;
 use crate::limits;
 
@@ -142,6 +143,65 @@ impl Default for DeadlineConfig {
     }
 }
 
+/// Who exchanges with whom.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Topology {
+    /// Members send updates to a coordinator and settle one model by votes. The default: all members have the same model.
+    #[default]
+    Federated,
+    /// No coordinator: each member keeps its own model and mixes it with its neighbours'.
+    Decentralized(Decentralized),
+}
+
+/// How members without a coordinator find their neighbours, and how far apart they may be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Decentralized {
+    /// Who hears from whom.
+    pub graph: GraphConfig,
+    /// How much a member takes from each.
+    pub weighting: Weighting,
+    /// Whether members hold one model by agreement.
+    pub agreement: Agreement,
+    /// Rounds that a member may be before the lower median of the others, and that a claim may be old or new and still be
+    /// mixed; who is further behind takes its neighbours' models instead of its own.
+    pub ahead: u32,
+}
+
+impl Default for Decentralized {
+    fn default() -> Self {
+        // Four rounds let a member be interrupted for a while, or be several times slower for some rounds, and lose nothing;
+        // models of more rounds ago pull towards where everybody has left.
+        Self {
+            graph: GraphConfig::default(),
+            weighting: Weighting::default(),
+            agreement: Agreement::None,
+            ahead: 4,
+        }
+    }
+}
+
+impl Decentralized {
+    /// The graph of a round among so many trainers; the complete one where leaves have made the session's impossible.
+    /// None for a member alone.
+    pub fn graph_among(&self, members: usize, round: u64, seed: &GraphSeed) -> Option<Graph> {
+        let graph = self.graph.build(members, round, seed);
+        graph
+            .or_else(|_| GraphConfig::Complete.build(members, round, seed))
+            .ok()
+    }
+}
+
+/// Whether members that mix hold one model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Agreement {
+    /// Each keeps its own.
+    #[default]
+    None,
+}
+
 /// What the members of a session agree on about the protocol. Part of the session's configuration, hence of its id.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -172,6 +232,8 @@ pub struct Terms {
     pub max_payload_bytes: u64,
     /// Largest state, in bytes.
     pub max_state_bytes: u64,
+    /// Who exchanges with whom.
+    pub topology: Topology,
 }
 
 impl Default for Terms {
@@ -190,6 +252,7 @@ impl Default for Terms {
             absent_rounds: 3,
             max_payload_bytes: 1 << 30,
             max_state_bytes: 4 << 30,
+            topology: Topology::Federated,
         }
     }
 }
@@ -206,6 +269,12 @@ pub enum TermsError {
         value: u64,
         /// What it may hold.
         range: &'static str,
+    },
+    /// A topology that cannot be among the members that the session allows.
+    #[error("topology: {reason}")]
+    Topology {
+        /// Why, and what can.
+        reason: String,
     },
 }
 
@@ -284,7 +353,36 @@ impl Terms {
             "max_state_bytes",
             self.max_state_bytes,
             "at least 64",
-        )
+        )?;
+        match &self.topology {
+            Topology::Federated => Ok(()),
+            Topology::Decentralized(mixing) => self.check_mixing(mixing),
+        }
+    }
+
+    fn check_mixing(&self, mixing: &Decentralized) -> Result<(), TermsError> {
+        let refuse = |reason: String| Err(TermsError::Topology { reason });
+        if !(1..=64).contains(&mixing.ahead) {
+            return refuse(format!("ahead = {} is out of range: it must be 1 to 64", mixing.ahead));
+        }
+        if !self.creator_trains {
+            return refuse(
+                "creator_trains = false, and who does not train has no part in mixing: set it to true".into(),
+            );
+        }
+        if mixing.weighting == Weighting::Push {
+            return refuse(
+                "weighting = push is for push-sum, which sessions cannot mix by yet: use metropolis or uniform".into(),
+            );
+        }
+        // Members come and go between these numbers; a graph that has no shape for one of them would change its kind.
+        let (least, most) = (self.members_to_begin(), self.max_members as usize);
+        let impossible = (least..=most).find_map(|members| mixing.graph.check(members).err());
+        impossible.map_or(Ok(()), |error| {
+            refuse(format!(
+                "{error}; the session may have {least} to {most} members: choose a graph for all these numbers, or set begin_members = max_members"
+            ))
+        })
     }
 
     /// Updates that a round needs when the roster has `trainers`.

@@ -36,6 +36,8 @@ pub struct SessionStatus {
     pub state: Option<BlobId>,
     /// Votes that a settlement needs.
     pub majority: usize,
+    /// Without a coordinator: how far the neighbours' models were from this one before they were mixed last.
+    pub distance: Option<f32>,
     /// The members, by id.
     pub members: Vec<MemberStatus>,
     /// What peers were charged with lately.

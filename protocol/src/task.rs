@@ -12,7 +12,7 @@ pub type Round = u64;
 pub type JobId = u64;
 
 /// One piece of work for the worker.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Task {
     /// Make the session's initial state from its seed. Every member must get the same bytes.
     Initialise,
@@ -39,6 +39,28 @@ pub enum Task {
         /// The state to evaluate.
         state: BlobId,
     },
+    /// Mix models by the session's way of mixing. Without an own one: the coordinate-wise median of the neighbours'.
+    Mix {
+        /// The round that is mixed.
+        round: Round,
+        /// This member's model after its local steps; none for one that lost it, or came late.
+        own: Option<Share>,
+        /// The neighbours' models that are here, sorted by peer; their payloads are in the store.
+        neighbours: Vec<Share>,
+    },
+}
+
+/// A member's model in a mix.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Share {
+    /// Whose.
+    pub peer: PeerId,
+    /// The encoded model's content id.
+    pub payload: BlobId,
+    /// Its length.
+    pub bytes: u64,
+    /// What the graph lets it count for, in `0..=1`.
+    pub weight: f64,
 }
 
 /// Where an update's payload is and what its sender says of it.
@@ -136,6 +158,18 @@ pub enum TaskResult {
         loss: f32,
         /// Tokens it was measured on.
         tokens: u64,
+    },
+    /// For `Task::Mix`.
+    Mixed {
+        /// Content id of the member's new state, which is in the store.
+        state: BlobId,
+        /// Its length.
+        bytes: u64,
+        /// One verdict a share, sorted by peer, the member's own included where it has one.
+        verdicts: Vec<MemberVerdict>,
+        /// Root mean square of the distances ‖xⱼ − xᵢ‖₂ from the own model to the neighbours' before they were mixed;
+        /// NaN without an own model or without neighbours.
+        distance: f32,
     },
 }
 

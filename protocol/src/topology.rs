@@ -1,4 +1,5 @@
-//! Who exchanges with whom. Today: `federated`, a coordinator with succession; graphs and quorums have their place here.
+//! Who exchanges with whom: `federated`, a coordinator with succession; `gossip`, neighbours on a graph without one.
 //! What is exchanged is no business of this folder.
 
 pub mod federated;
+pub mod gossip;

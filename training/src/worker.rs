@@ -1,10 +1,14 @@
 //! Everything that a peer computes for the protocol: a task and blobs in, a result and blobs out, on the caller's thread.
 //! It decides nothing and neither stores nor sends; what it keeps can be computed again, or was handed out to be stored.
 
+use synod_aggregation::mixing::{MixingConfig, Neighbour, Neighbourhood};
 use synod_aggregation::privacy::PrivacyConfig;
+use synod_aggregation::{Aggregator, Contribution, RuleConfig, Verdict};
 use synod_aggregation::{CombineError, Combiner, OuterState, PayloadVerdict, VerdictOutcome};
-use synod_protocol::identity::BlobId;
-use synod_protocol::task::{MemberVerdict, Outcome, Round, Task, TaskFailure, TaskResult, TrainReport, UpdateRef};
+use synod_protocol::identity::{BlobId, PeerId};
+use synod_protocol::task::{
+    MemberVerdict, Outcome, Round, Share, Task, TaskFailure, TaskResult, TrainReport, UpdateRef,
+};
 
 use crate::member_state::{MemberState, MemberStateConfig, MemberStateError};
 use crate::trainer::{Continue, Evaluation, Progress, TrainError, Trainer};
@@ -36,6 +40,8 @@ pub struct Worker {
     evaluated: Option<(BlobId, Evaluation)>,
     /// What this member carries from update to update.
     own: MemberState,
+    /// How it mixes with its neighbours, in a session without a coordinator.
+    mixing: Option<MixingConfig>,
 }
 
 impl Worker {
@@ -47,7 +53,14 @@ impl Worker {
             current: None,
             evaluated: None,
             own: MemberState::new(MemberStateConfig::default()),
+            mixing: None,
         }
+    }
+
+    /// The same worker in a session without a coordinator: its updates are whole models, and it mixes them so.
+    pub fn mixing(mut self, mixing: MixingConfig) -> Self {
+        self.mixing = Some(mixing);
+        self
     }
 
     /// The same worker in a session whose members carry this from update to update, and protect what they send so.
@@ -83,6 +96,7 @@ impl Worker {
             Task::Train { round, base } => self.train(*round, base, read, progress),
             Task::Aggregate { base, updates, .. } => self.aggregate(base, updates, read),
             Task::Evaluate { state, .. } => self.evaluate(state, read),
+            Task::Mix { own, neighbours, .. } => self.mix(own.as_ref(), neighbours, read),
         }
     }
 
@@ -118,7 +132,11 @@ impl Worker {
                     steps: trained.steps,
                     wall_ms: trained.wall_ms,
                 };
-                (pseudo_gradient(&state.parameters, &trained.parameters), report)
+                let update = match self.mixing {
+                    Some(_) => trained.parameters,
+                    None => pseudo_gradient(&state.parameters, &trained.parameters),
+                };
+                (update, report)
             });
         self.current = Some((*base, state));
         let (mut update, report) = update.map_err(environment)?;
@@ -191,6 +209,66 @@ impl Worker {
         })
     }
 
+    /// Models mixed around the own one; without it, the median of the neighbours'.
+    fn mix(&mut self, own: Option<&Share>, neighbours: &[Share], read: &mut ReadBlob<'_>) -> Result<Done, TaskFailure> {
+        let rule = self.mixing.clone();
+        let rule = rule.ok_or_else(|| TaskFailure::Environment("this session does not mix".to_owned()))?;
+        let mut own_values = None;
+        if let Some(share) = own {
+            let values = self.model(share, read)?;
+            own_values = Some(
+                values
+                    .ok_or_else(|| TaskFailure::Environment(format!("the own model {} is damaged", share.payload)))?,
+            );
+        }
+        let mut usable = Vec::new();
+        let mut undecodable = Vec::new();
+        for share in neighbours {
+            match self.model(share, read)? {
+                Some(values) => usable.push((share, values)),
+                None => undecodable.push(share),
+            }
+        }
+        let (parameters, mut verdicts, distance) = match own.zip(own_values) {
+            Some((own, values)) => {
+                // What does not decode counts as missing: its weight stays with the own model.
+                let kept = undecodable.iter().fold(own.weight, |sum, share| sum + share.weight);
+                mix_around((own, values, kept), usable, &rule)?
+            }
+            None => median_of(&usable)?,
+        };
+        verdicts.extend(undecodable.iter().map(|share| MemberVerdict {
+            peer: share.peer,
+            weight: 0.0,
+            outcome: Outcome::Undecodable,
+        }));
+        verdicts.sort_unstable_by_key(|verdict| verdict.peer);
+        let (state, bytes, blobs) = self.adopt(OuterState::new(parameters));
+        let result = TaskResult::Mixed {
+            state,
+            bytes,
+            verdicts,
+            distance,
+        };
+        Ok(Done {
+            result,
+            blobs,
+            member_state: None,
+        })
+    }
+
+    /// The model behind a share; none where the bytes are no model of this session.
+    fn model(&self, share: &Share, read: &mut ReadBlob<'_>) -> Result<Option<Vec<f32>>, TaskFailure> {
+        let bytes = fetch(&share.payload, "model", read)?;
+        let dimension = self.trainer.layout().len();
+        let encoder = self.combiner.encoder();
+        if encoder.validate(&bytes, dimension).is_err() {
+            return Ok(None);
+        }
+        let mut values = vec![0.0; dimension];
+        Ok(encoder.decode(&bytes, &mut values).is_ok().then_some(values))
+    }
+
     fn evaluate(&mut self, id: &BlobId, read: &mut ReadBlob<'_>) -> Result<Done, TaskFailure> {
         let state = self.take_state(id, read)?;
         let evaluation = self.measure(id, &state.parameters);
@@ -236,6 +314,103 @@ impl Worker {
     }
 }
 
+/// A model, what came of each member's, and how far the neighbours' were.
+type Mix = (Vec<f32>, Vec<MemberVerdict>, f32);
+
+/// The mix of an own model, with the weight that it has, and neighbours' models.
+fn mix_around(
+    (own, own_values, own_weight): (&Share, Vec<f32>, f64),
+    neighbours: Vec<(&Share, Vec<f32>)>,
+    rule: &MixingConfig,
+) -> Result<Mix, TaskFailure> {
+    let distance = root_mean_square_distance(&own_values, &neighbours);
+    let mut members: Vec<(PeerId, f64, Vec<f32>)> = neighbours
+        .into_iter()
+        .map(|(share, values)| (share.peer, share.weight, values))
+        .collect();
+    if rule.check(members.len()).is_err() {
+        // Fewer came than the rule needs to bear its faulty ones: this member believes nobody in this round.
+        let verdicts = members.iter().map(|(peer, _, _)| excluded(*peer)).collect();
+        return Ok((own_values, verdicts, distance));
+    }
+    members.push((own.peer, own_weight, own_values));
+    members.sort_by_key(|(peer, _, _)| *peer);
+    let place = members.iter().position(|(peer, _, _)| *peer == own.peer);
+    let views: Vec<Neighbour<'_>> = members
+        .iter()
+        .map(|(_, weight, values)| Neighbour {
+            values,
+            weight: *weight,
+        })
+        .collect();
+    let neighbourhood = Neighbourhood {
+        members: &views,
+        own: place.expect("it was pushed just now"),
+    };
+    let mut mixed = vec![0.0; neighbourhood.own_values().len()];
+    let judged = rule.mix(&neighbourhood, &mut mixed);
+    if !mixed.iter().all(|value| value.is_finite()) {
+        let reason = "the mix of these models is not finite: use a robust rule, or a smaller learning rate";
+        return Err(TaskFailure::Unusable(reason.to_owned()));
+    }
+    let verdicts = members
+        .iter()
+        .zip(&judged)
+        .map(|((peer, _, _), judged)| said_of(*peer, judged));
+    Ok((mixed, verdicts.collect(), distance))
+}
+
+/// For a member without a model of its own: the coordinate-wise median, which a minority of liars cannot move far.
+fn median_of(models: &[(&Share, Vec<f32>)]) -> Result<Mix, TaskFailure> {
+    let Some((_, first)) = models.first() else {
+        return Err(TaskFailure::Unusable(
+            "no neighbour's model is usable: wait for others".to_owned(),
+        ));
+    };
+    let contributions: Vec<Contribution<'_>> = models
+        .iter()
+        .map(|(_, values)| Contribution::dense(values, 1.0))
+        .collect();
+    let mut median = vec![0.0; first.len()];
+    let judged = RuleConfig::Median.build().aggregate(&contributions, &mut median);
+    let verdicts = models
+        .iter()
+        .zip(&judged)
+        .map(|((share, _), judged)| said_of(share.peer, judged));
+    Ok((median, verdicts.collect(), f32::NAN))
+}
+
+/// The root mean square of ‖xⱼ − x‖₂ over the neighbours j, in the models' own unit; NaN without any.
+fn root_mean_square_distance(own: &[f32], neighbours: &[(&Share, Vec<f32>)]) -> f32 {
+    let squared = |values: &[f32]| {
+        let differences = values.iter().zip(own).map(|(a, b)| f64::from(*a) - f64::from(*b));
+        differences.fold(0.0, |sum, difference| sum + difference * difference)
+    };
+    let total = neighbours.iter().fold(0.0, |sum, (_, values)| sum + squared(values));
+    (total / neighbours.len() as f64).sqrt() as f32
+}
+
+fn excluded(peer: PeerId) -> MemberVerdict {
+    MemberVerdict {
+        peer,
+        weight: 0.0,
+        outcome: Outcome::Excluded,
+    }
+}
+
+fn said_of(peer: PeerId, judged: &Verdict) -> MemberVerdict {
+    let outcome = match judged.outcome {
+        VerdictOutcome::Used => Outcome::Used,
+        VerdictOutcome::Clipped => Outcome::Clipped,
+        VerdictOutcome::Excluded => return excluded(peer),
+    };
+    MemberVerdict {
+        peer,
+        weight: judged.weight,
+        outcome,
+    }
+}
+
 /// What DiLoCo's outer step takes for a gradient: base − local.
 fn pseudo_gradient(base: &[f32], local: &[f32]) -> Vec<f32> {
     base.iter().zip(local).map(|(base, local)| base - local).collect()
@@ -257,11 +432,7 @@ fn verdict(update: &UpdateRef, judged: &PayloadVerdict) -> MemberVerdict {
     let (weight, outcome) = match judged {
         PayloadVerdict::Undecodable(_) => (0.0, Outcome::Undecodable),
         PayloadVerdict::BadWeight => (0.0, Outcome::Excluded),
-        PayloadVerdict::Judged(verdict) => match verdict.outcome {
-            VerdictOutcome::Used => (verdict.weight, Outcome::Used),
-            VerdictOutcome::Clipped => (verdict.weight, Outcome::Clipped),
-            VerdictOutcome::Excluded => (0.0, Outcome::Excluded),
-        },
+        PayloadVerdict::Judged(verdict) => return said_of(update.peer, verdict),
     };
     MemberVerdict {
         peer: update.peer,
@@ -275,7 +446,6 @@ mod tests {
     use std::collections::BTreeMap;
 
     use synod_aggregation::{EncodingConfig, OuterConfig, RuleConfig};
-    use synod_protocol::identity::PeerId;
 
     use super::*;
     use crate::config::{SyntheticConfig, TrainingConfig};
@@ -466,5 +636,228 @@ mod tests {
         };
         assert!(text.contains("round 7 was stopped after 1 of 60 steps"), "{text}");
         assert_eq!(world.train(0, 7, base).peer, PeerId([0; 32]));
+    }
+
+    /// A member's share of a mix: its model after round `round` of training from `base`.
+    fn share(world: &mut World, member: usize, round: u64, base: BlobId, weight: f64) -> Share {
+        let UpdateRef {
+            peer, payload, bytes, ..
+        } = world.train(member, round, base);
+        Share {
+            peer,
+            payload,
+            bytes,
+            weight,
+        }
+    }
+
+    fn mixing(mut world: World, config: &MixingConfig) -> World {
+        world.workers = world
+            .workers
+            .into_iter()
+            .map(|worker| worker.mixing(config.clone()))
+            .collect();
+        world
+    }
+
+    /// One member mixes; `shares` has everybody's, its own included.
+    fn mix(world: &mut World, member: usize, shares: &[Share]) -> (BlobId, Vec<MemberVerdict>, f32) {
+        let me = PeerId([member as u8; 32]);
+        let (own, neighbours): (Vec<Share>, Vec<Share>) = shares.iter().cloned().partition(|share| share.peer == me);
+        let own = own.into_iter().next();
+        match world.run(
+            member,
+            &Task::Mix {
+                round: 1,
+                own,
+                neighbours,
+            },
+        ) {
+            Ok(TaskResult::Mixed {
+                state,
+                verdicts,
+                distance,
+                ..
+            }) => (state, verdicts, distance),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn parameters(world: &World, state: &BlobId) -> Vec<f32> {
+        OuterState::from_bytes(&world.store[state], None).unwrap().parameters
+    }
+
+    /// A share that carries these very parameters: a round of training at zero learning rate.
+    fn untrained(world: &mut World, member: usize, state: &BlobId, weight: f64) -> Share {
+        let mut bytes = Vec::new();
+        EncodingConfig::F32
+            .build()
+            .encode(&parameters(world, state), &mut bytes);
+        let payload = BlobId::of(&bytes);
+        let length = bytes.len() as u64;
+        world.store.insert(payload, bytes);
+        Share {
+            peer: PeerId([member as u8; 32]),
+            payload,
+            bytes: length,
+            weight,
+        }
+    }
+
+    #[test]
+    fn mixing_on_a_complete_graph_is_federated_averaging_bit_for_bit_where_the_base_is_zero() {
+        let outer = OuterConfig::AVERAGING;
+        let mut federated = World::new(4);
+        federated.workers = federated
+            .workers
+            .into_iter()
+            .map(|mut worker| {
+                worker.combiner = Combiner::new(&RuleConfig::Mean, &EncodingConfig::F32, outer);
+                worker
+            })
+            .collect();
+        let mut mixed = mixing(World::new(4), &MixingConfig::Gossip);
+        // Base minus local is exact where the base is zero; elsewhere it is rounded once, and the last bit may differ.
+        let dimension = federated.workers[0].trainer.layout().len();
+        let zero = OuterState::new(vec![0.0; dimension]).to_bytes();
+        let base = BlobId::of(&zero);
+        federated.store.insert(base, zero.clone());
+        mixed.store.insert(base, zero);
+        let updates: Vec<_> = (0..4).map(|member| federated.train(member, 1, base)).collect();
+        let Ok(TaskResult::Aggregated { state: settled, .. }) = federated.run(
+            0,
+            &Task::Aggregate {
+                round: 1,
+                base,
+                updates,
+            },
+        ) else {
+            panic!("the mean of four updates settles")
+        };
+        let shares: Vec<Share> = (0..4).map(|member| share(&mut mixed, member, 1, base, 0.25)).collect();
+        for member in 0..4 {
+            let (state, ..) = mix(&mut mixed, member, &shares);
+            let bits = |values: Vec<f32>| {
+                values
+                    .into_iter()
+                    .map(|value| (value + 0.0).to_bits())
+                    .collect::<Vec<_>>()
+            };
+            assert_eq!(
+                bits(parameters(&mixed, &state)),
+                bits(parameters(&federated, &settled)),
+                "member {member}"
+            );
+        }
+    }
+
+    #[test]
+    fn without_training_the_distance_shrinks_as_the_spectral_gap_says() {
+        use synod_protocol::graph::{GraphConfig, Weighting, Weights};
+        const MEMBERS: usize = 8;
+        let mut world = mixing(World::new(MEMBERS as u8), &MixingConfig::Gossip);
+        let base = world.initialise(0);
+        let shares: Vec<Share> = (0..MEMBERS)
+            .map(|member| share(&mut world, member, 1, base, 1.0))
+            .collect();
+        // Each keeps its own: the models differ.
+        let mut models: Vec<BlobId> = (0..MEMBERS)
+            .map(|member| mix(&mut world, member, &shares[member..=member]).0)
+            .collect();
+        let seed = [0; 32];
+        let weights = Weights::of(
+            &GraphConfig::Ring.build(MEMBERS, 1, &seed).unwrap(),
+            Weighting::Metropolis,
+        );
+        let factor = GraphConfig::Ring
+            .contraction(MEMBERS, Weighting::Metropolis, &seed)
+            .unwrap()
+            .unwrap()
+            .factor;
+        let distance = |world: &World, models: &[BlobId]| {
+            let rows: Vec<Vec<f32>> = models.iter().map(|model| parameters(world, model)).collect();
+            let mean = |at: usize| rows.iter().map(|row| f64::from(row[at])).sum::<f64>() / MEMBERS as f64;
+            let square = |at: usize| {
+                rows.iter()
+                    .map(|row| (f64::from(row[at]) - mean(at)).powi(2))
+                    .sum::<f64>()
+            };
+            (0..rows[0].len()).map(square).sum::<f64>().sqrt()
+        };
+        let mut before = distance(&world, &models);
+        assert!(before > 0.1, "{before}");
+        let mut last = 0.0;
+        for _ in 0..14 {
+            let next: Vec<BlobId> = (0..MEMBERS)
+                .map(|member| {
+                    let row = weights.row(member).to_vec();
+                    let shares: Vec<Share> = row
+                        .iter()
+                        .map(|&(at, weight)| untrained(&mut world, at, &models[at], weight))
+                        .collect();
+                    mix(&mut world, member, &shares).0
+                })
+                .collect();
+            models = next;
+            let after = distance(&world, &models);
+            assert!(
+                after <= before * factor * (1.0 + 1e-3),
+                "{after} of {before}, at most {factor}"
+            );
+            (last, before) = (after / before, after);
+        }
+        // The slowest direction is what is left.
+        assert!((last - factor).abs() < 0.02 * factor, "{last} {factor}");
+    }
+
+    #[test]
+    fn a_model_that_is_none_counts_as_missing_and_its_weight_stays() {
+        let mut world = mixing(World::new(3), &MixingConfig::Gossip);
+        let base = world.initialise(0);
+        let mut shares: Vec<Share> = (0..3)
+            .map(|member| share(&mut world, member, 1, base, 1.0 / 3.0))
+            .collect();
+        shares[2].payload = BlobId::of(b"rubbish");
+        world.store.insert(shares[2].payload, b"rubbish".to_vec());
+        let (_, verdicts, distance) = mix(&mut world, 0, &shares);
+        let outcomes: Vec<_> = verdicts.iter().map(|verdict| verdict.outcome).collect();
+        assert_eq!(outcomes, [Outcome::Used, Outcome::Used, Outcome::Undecodable]);
+        assert!((verdicts[0].weight - 2.0 / 3.0).abs() < 1e-6, "{verdicts:?}");
+        assert!(distance > 0.0);
+    }
+
+    #[test]
+    fn a_member_without_a_model_takes_the_median_of_its_neighbours() {
+        let mut world = mixing(World::new(4), &MixingConfig::NearestNeighbours { b: 1 });
+        let base = world.initialise(0);
+        let shares: Vec<Share> = (1..4).map(|member| share(&mut world, member, 1, base, 0.25)).collect();
+        let (state, ..) = mix(&mut world, 0, &shares);
+        let trained: Vec<Vec<f32>> = shares
+            .iter()
+            .map(|share| {
+                let mut values = vec![0.0; world.workers[0].trainer.layout().len()];
+                EncodingConfig::F32
+                    .build()
+                    .decode(&world.store[&share.payload], &mut values)
+                    .unwrap();
+                values
+            })
+            .collect();
+        for (at, value) in parameters(&world, &state).into_iter().enumerate() {
+            let mut column: Vec<f32> = trained.iter().map(|row| row[at]).collect();
+            column.sort_by(f32::total_cmp);
+            assert_eq!(value, column[1]);
+        }
+    }
+
+    #[test]
+    fn with_too_few_neighbours_for_its_rule_a_member_keeps_its_own_model() {
+        let mut world = mixing(World::new(2), &MixingConfig::NearestNeighbours { b: 1 });
+        let base = world.initialise(0);
+        let shares: Vec<Share> = (0..2).map(|member| share(&mut world, member, 1, base, 0.5)).collect();
+        let (alone, ..) = mix(&mut world, 0, &shares[..1]);
+        let (state, verdicts, _) = mix(&mut world, 0, &shares);
+        assert_eq!(state, alone);
+        assert!(verdicts.iter().all(|verdict| verdict.outcome == Outcome::Excluded));
     }
 }

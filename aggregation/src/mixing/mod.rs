@@ -327,6 +327,14 @@ impl MixingConfig {
         }
     }
 
+    /// Whether it remembers something from round to round, and so has a type of its own in place of [`mix`](Self::mix).
+    pub fn has_memory(&self) -> bool {
+        matches!(
+            self,
+            Self::PushSum | Self::RelaySum | Self::Choco { .. } | Self::GradientTracking
+        )
+    }
+
     /// How many faulty neighbours the rule was told to bear; 0 for those that bear none.
     pub fn faulty(&self) -> usize {
         match *self {

@@ -81,6 +81,9 @@ pub struct SessionView {
     pub state: Option<String>,
     /// Votes that a settlement needs.
     pub majority: usize,
+    /// In a decentralized session: how far the neighbours' models were from this one before they were mixed last.
+    #[serde(default)]
+    pub distance: Option<f32>,
     /// Where this node's data is.
     pub data: Vec<String>,
     /// Its members.
@@ -155,6 +158,7 @@ impl SessionView {
             term,
             state,
             majority,
+            distance,
             members,
             evidence,
             ..
@@ -183,6 +187,7 @@ impl SessionView {
             creator: runtime.config.creator.to_string(),
             state: state.map(|state| state.to_string()),
             majority,
+            distance,
             data: runtime.record.data.clone(),
             members: members
                 .iter()

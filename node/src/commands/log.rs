@@ -29,7 +29,8 @@ pub fn run(dir: &DataDir, args: &LogArgs, terminal: Terminal) -> Outcome {
 /// The rows as columns.
 fn table(rows: &[RoundRow]) -> Table {
     let header = [
-        "round", "updates", "missing", "train", "held-out", "after", "tok/s", "received", "sent", "seconds", "state",
+        "round", "updates", "missing", "train", "held-out", "after", "distance", "tok/s", "received", "sent",
+        "seconds", "state",
     ];
     let mut table = Table::new(&header);
     let loss = |value: Option<f32>| value.map_or_else(|| "–".to_owned(), |loss| format!("{loss:.4}"));
@@ -46,6 +47,8 @@ fn table(rows: &[RoundRow]) -> Table {
             loss(own.map(|own| own.train_loss)),
             loss(own.and_then(|own| own.heldout_before)),
             loss(row.heldout_after),
+            row.distance
+                .map_or_else(|| "–".to_owned(), |distance| format!("{distance:.3e}")),
             own.map_or_else(|| "–".to_owned(), |own| format!("{:.0}", own.tokens_per_s)),
             bytes(row.control_bytes.received + row.bulk_bytes.received),
             bytes(row.control_bytes.sent + row.bulk_bytes.sent),

@@ -51,7 +51,7 @@ pub fn model(dir: &DataDir, name: &str) -> Outcome<Model> {
     }
 }
 
-/// The last settled model of a session.
+/// The last settled model of a session; in a decentralized one, this node's own.
 pub fn of_session(dir: &DataDir, name: &str) -> Outcome<Model> {
     let client = client(dir)?;
     let (config, round, state, bytes) = match converse(async { Ok(client.is_running().await) })? {
@@ -113,6 +113,7 @@ fn stored_state(dir: &DataDir, name: &str) -> Outcome<Stored> {
         .rev()
         .find_map(|entry| match entry {
             JournalEntry::Settled(settlement) => Some((settlement.body.round, settlement.body.state)),
+            JournalEntry::Mixed { round, state, .. } => Some((round, state)),
             _ => None,
         });
     let (round, state) =

@@ -1,9 +1,12 @@
 //! `node session create|list|show`.
 //! The node checks and founds; this reads files and prints.
 
+use synod_config::SessionConfig;
 use synod_config::load::session_as_written;
 use synod_config::presets::{PRESETS, preset};
 use synod_config::trust::Trust;
+use synod_protocol::session::Topology;
+use synod_protocol::topology::gossip::graph_seed;
 
 use super::table::Table;
 use super::{Terminal, absolute_data, absolute_tokenizer, bounded, client, converse, short, tokenizer};
@@ -15,6 +18,9 @@ use crate::failure::{Failure, Outcome};
 
 /// No session file is longer.
 const FILE_BYTES_MAX: u64 = 256 << 10;
+
+/// Rounds of a graph that is drawn anew each time, over which its speed is averaged for `session show`.
+const GRAPH_ROUNDS: u64 = 64;
 
 /// `node session create`
 pub fn create(dir: &DataDir, args: &CreateArgs, terminal: Terminal) -> Outcome {
@@ -105,8 +111,44 @@ pub fn show(dir: &DataDir, args: &NameArgs, terminal: Terminal) -> Outcome {
         return Ok(());
     }
     terminal.print(describe(&view));
+    if let Some(graph) = graph_of(&view, &config) {
+        terminal.print(format!("graph        {graph}"));
+    }
     terminal.print(format!("\n{:#}", config.config));
     Ok(())
+}
+
+/// The graph of a decentralized session among its trainers of now, and how fast it mixes.
+fn graph_of(view: &SessionView, config: &ConfigView) -> Option<String> {
+    let config = SessionConfig::from_bytes(&hex::decode(&config.canonical_hex).ok()?).ok()?;
+    let Topology::Decentralized(terms) = &config.protocol.topology else {
+        return None;
+    };
+    let trainers = view
+        .members
+        .iter()
+        .filter(|member| member.roles.contains("trainer"))
+        .count();
+    let members = trainers.max(config.protocol.members_to_begin());
+    let (graph, weighting, seed) = (&terms.graph, terms.weighting, graph_seed(&config.id()));
+    let speed = match graph.contraction(members, weighting, &seed) {
+        Err(error) => return Some(format!("complete, in place of this: {error}")),
+        Ok(Some(contraction)) => format!(
+            "spectral gap {:.4}: {} rounds leave {:.4} of the distance between members at most",
+            contraction.gap(),
+            contraction.rounds,
+            contraction.factor
+        ),
+        Ok(None) => match graph.mean_square_contraction(members, weighting, &seed, GRAPH_ROUNDS) {
+            Ok(left) => format!("a round leaves {left:.4} of the squared distance between members on average"),
+            Err(error) => error.to_string(),
+        },
+    };
+    let least = graph.least_in_degree(members, &seed).unwrap_or(0);
+    Some(format!(
+        "{} among {members}, {least} neighbours at the least, {speed}",
+        graph.name()
+    ))
 }
 
 fn describe(view: &SessionView) -> String {
@@ -134,6 +176,11 @@ fn describe(view: &SessionView) -> String {
         format!("state        {}", or_none(&view.state)),
         format!("data here    {data}"),
     ];
+    if let Some(distance) = view.distance {
+        lines.push(format!(
+            "distance     {distance:.3e} from the neighbours' models, before the last mix"
+        ));
+    }
     if let Some(reason) = &view.stopped {
         lines.push(format!("STOPPED HERE {reason}"));
     }

@@ -34,6 +34,9 @@ impl Machine {
         let Some(base) = self.base.filter(|base| base.held) else {
             return;
         };
+        if self.is_mixing() && (self.is_following() || self.leaving) {
+            return;
+        }
         if self.chain.is_empty() || self.is_finished() || !self.roster().has(&self.me, Role::Trainer) {
             return;
         }
@@ -103,6 +106,9 @@ impl Machine {
         let Some(claim) = self.work.training.claim.clone() else {
             return;
         };
+        if self.is_mixing() {
+            return self.announce_claim(claim);
+        }
         let coordinator = self.coordinator();
         if coordinator == self.me {
             let own = claim.verify().expect("own claims verify");

@@ -84,6 +84,9 @@ impl Machine {
 
     pub(crate) fn spread_beat(&mut self, beat: Message) {
         let signed = self.sign(&beat);
+        if self.is_mixing() {
+            return self.broadcast(signed);
+        }
         // Before the first round and after the last one there is nothing to lead, and members still look to one.
         let is_looked_to = (self.chain.is_empty() || self.is_finished()) && self.coordinator() == self.me;
         if self.is_coordinator() || is_looked_to {
@@ -99,6 +102,9 @@ impl Machine {
 
     /// Says again what may have been lost; once a heartbeat.
     pub(crate) fn repeat_what_matters(&mut self) {
+        if self.is_mixing() {
+            return self.repeat_to_mix();
+        }
         if self.chain.is_empty() {
             self.knock();
             self.repeat_proposal();
@@ -143,6 +149,9 @@ impl Machine {
                 self.ask_for_settlements(from);
             }
             return;
+        }
+        if self.is_mixing() {
+            return self.on_heartbeat_of_mixing(from, beat);
         }
         // A coordinator that lags or leads in rounds is alive; one of an earlier term is not the coordinator any more.
         if from == self.coordinator() && (beat.round != self.round() || beat.term >= self.succession.term) {
@@ -218,6 +227,9 @@ impl Machine {
 
     /// When this member gives the coordinator up; None while it leads itself or has no say.
     pub(crate) fn suspect_at(&self) -> Option<Time> {
+        if self.is_mixing() {
+            return None;
+        }
         if self.chain.is_empty() || self.is_finished() || self.is_coordinator() || !self.is_voter() {
             return None;
         }

@@ -15,7 +15,7 @@ use synod_protocol::machine::{Machine, SessionInfo};
 use synod_protocol::message::Message;
 use synod_protocol::session::{DeadlineConfig, Role, Roles, Terms};
 use synod_protocol::signed::Signed;
-use synod_protocol::task::{MemberVerdict, Outcome, Task, TaskFailure, TaskResult, TrainReport};
+use synod_protocol::task::{MemberVerdict, Outcome, Share, Task, TaskFailure, TaskResult, TrainReport};
 
 pub const SESSION: SessionId = SessionId([77; 32]);
 
@@ -303,6 +303,18 @@ impl World {
                     Box::new(move |payload, bytes| TaskResult::Trained { payload, bytes, report }),
                 )
             }
+            Task::Mix { round, own, neighbours } => {
+                let (verdicts, bytes) = mixed(round, own, &neighbours);
+                (
+                    bytes,
+                    Box::new(move |state, bytes| TaskResult::Mixed {
+                        state,
+                        bytes,
+                        verdicts,
+                        distance: f32::NAN,
+                    }),
+                )
+            }
             Task::Aggregate { base, updates, .. } => {
                 let lie = node.lies_about_state;
                 let verdict = |peer| MemberVerdict {
@@ -342,4 +354,19 @@ impl World {
             }
         }
     }
+}
+
+/// A mix made of hashes: what went in, by name and weight.
+fn mixed(round: u64, own: Option<Share>, neighbours: &[Share]) -> (Vec<MemberVerdict>, Vec<u8>) {
+    let mut shares: Vec<&Share> = own.iter().chain(neighbours).collect();
+    shares.sort_by_key(|share| share.peer);
+    let verdict = |share: &&Share| MemberVerdict {
+        peer: share.peer,
+        weight: share.weight as f32,
+        outcome: Outcome::Used,
+    };
+    (
+        shares.iter().map(verdict).collect(),
+        format!("mix {round} {shares:?}").into_bytes(),
+    )
 }

@@ -85,6 +85,7 @@ pub struct Checkers {
     durable: BTreeSet<(u8, usize, Round, Term)>,
     settled: BTreeMap<Round, (BodyId, BlobId)>,
     progress: Vec<Option<Round>>,
+    models: Vec<Option<BlobId>>,
     jobs: Vec<JobId>,
     violations: Vec<Violation>,
 }
@@ -96,6 +97,7 @@ impl Checkers {
             session,
             index: ids.iter().enumerate().map(|(at, id)| (*id, at)).collect(),
             progress: vec![None; honest.len()],
+            models: vec![None; honest.len()],
             jobs: vec![0; honest.len()],
             honest,
             updates: BTreeMap::new(),
@@ -136,6 +138,17 @@ impl Checkers {
             .map(|(round, (_, state))| (*round, *state))
     }
 
+    /// The farthest round that any honest member has mixed.
+    pub fn farthest_mixed(&self) -> Option<Round> {
+        let honest = self.progress.iter().zip(&self.honest).filter(|(_, honest)| **honest);
+        honest.filter_map(|(round, _)| *round).max()
+    }
+
+    /// The model that a peer mixed last.
+    pub fn model_of(&self, peer: usize) -> Option<BlobId> {
+        self.models[peer]
+    }
+
     /// The state that a round settled.
     pub fn state_of(&self, round: Round) -> Option<BlobId> {
         self.settled.get(&round).map(|(_, state)| *state)
@@ -149,6 +162,7 @@ impl Checkers {
             JournalEntry::Proposed { round, term, .. } => _ = self.durable.insert((2, peer, *round, *term)),
             JournalEntry::Promised { round, term } => _ = self.durable.insert((3, peer, *round, *term)),
             JournalEntry::Settled(settlement) => return self.settled(at_ms, peer, settlement),
+            JournalEntry::Mixed { round, state, .. } => self.mixed(at_ms, peer, *round, *state),
             JournalEntry::Banned(who) => self.banned(at_ms, peer, who),
             _ => {}
         }
@@ -242,6 +256,16 @@ impl Checkers {
                 format!("peer {by} banned peer {banned}, which is honest"),
             );
         }
+    }
+
+    /// Without a coordinator rounds only go up; who falls behind may leave some out.
+    fn mixed(&mut self, at_ms: u64, peer: usize, round: Round, state: BlobId) {
+        if self.honest[peer] && self.progress[peer].is_none_or(|last| round <= last) {
+            let sentence = format!("peer {peer} mixed round {round} after round {:?}", self.progress[peer]);
+            self.report(Checker::Order, at_ms, sentence);
+        }
+        self.progress[peer] = Some(round);
+        self.models[peer] = Some(state);
     }
 
     fn settled(&mut self, at_ms: u64, peer: usize, settlement: &Settlement) -> bool {

@@ -36,7 +36,11 @@ pub fn worker(scenario: &Scenario, member: PeerId) -> Worker {
     };
     let trainer = SyntheticTrainer::new(objective, &training, member.0);
     let combiner = Combiner::composed(scenario.composition(), scenario.encoding.build(), scenario.outer);
-    Worker::new(Box::new(trainer), combiner).carrying(scenario.worker, &scenario.privacy)
+    let worker = Worker::new(Box::new(trainer), combiner).carrying(scenario.worker, &scenario.privacy);
+    match scenario.is_mixing() {
+        true => worker.mixing(scenario.mixing.clone()),
+        false => worker,
+    }
 }
 
 impl Bench {
@@ -110,7 +114,7 @@ impl Bench {
     fn duration_ms(&mut self, now_ms: u64) -> u64 {
         let base = match self.queue.front() {
             Some((_, Task::Train { .. })) => self.config.train_ms,
-            Some((_, Task::Aggregate { .. })) => self.config.aggregate_ms,
+            Some((_, Task::Aggregate { .. } | Task::Mix { .. })) => self.config.aggregate_ms,
             _ => self.config.other_ms,
         };
         let slow = if now_ms < self.slow.1 { self.slow.0 } else { 1.0 };

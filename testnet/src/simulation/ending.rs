@@ -1,6 +1,7 @@
 //! When a run is over, and what is said of it: liveness, learning, detection, and the report.
 //! Safety was judged on the way, by the checkers.
 
+use synod_aggregation::OuterState;
 use synod_protocol::identity::BlobId;
 use synod_protocol::journal::JournalEntry;
 use synod_protocol::task::{Round, Task, TaskResult};
@@ -23,7 +24,10 @@ impl World<'_> {
             return false;
         }
         let rounds = self.scenario.terms.rounds;
-        let settled = self.checkers.last_settled().map_or(0, |(round, _)| round);
+        let settled = match self.scenario.is_mixing() {
+            true => self.checkers.farthest_mixed().unwrap_or(0),
+            false => self.checkers.last_settled().map_or(0, |(round, _)| round),
+        };
         let target = *self.target.get_or_insert_with(|| {
             self.scenario
                 .expect
@@ -91,10 +95,8 @@ impl World<'_> {
     }
 
     pub(super) fn judge_learning(&mut self) {
-        let Some((_, state)) = self.checkers.last_settled() else {
-            return;
-        };
-        let Some(loss) = self.loss_of(state) else { return };
+        self.judge_distance();
+        let Some(loss) = self.last_loss() else { return };
         if let Some(bound) = self.scenario.expect.loss_below
             && (loss >= bound || loss.is_nan())
         {
@@ -105,6 +107,52 @@ impl World<'_> {
             && loss <= bound
         {
             let sentence = format!("the loss ended at {loss}, not above {bound}");
+            self.checkers.report(Checker::Learning, self.now_ms, sentence);
+        }
+    }
+
+    /// The loss of what was settled last; without a coordinator, that of the worst honest member's model.
+    fn last_loss(&mut self) -> Option<f32> {
+        if !self.scenario.is_mixing() {
+            let (_, state) = self.checkers.last_settled()?;
+            return self.loss_of(state);
+        }
+        let models = self.last_models();
+        let losses = models.into_iter().filter_map(|state| self.loss_of(state));
+        losses.max_by(f32::total_cmp)
+    }
+
+    fn last_models(&self) -> Vec<BlobId> {
+        let here = |peer: &usize| self.peers[*peer].is_honest() && !self.peers[*peer].gone;
+        let peers = (0..self.peers.len()).filter(here);
+        peers.filter_map(|peer| self.checkers.model_of(peer)).collect()
+    }
+
+    /// The root mean square distance of the honest members' last models from their mean.
+    fn distance(&self) -> Option<f64> {
+        let models: Option<Vec<OuterState>> = self
+            .last_models()
+            .iter()
+            .map(|id| OuterState::from_bytes(&self.pool.get(id)?, None).ok())
+            .collect();
+        let models = models.filter(|models| !models.is_empty())?;
+        let count = models.len() as f64;
+        let mut total = 0.0;
+        for at in 0..models[0].parameters.len() {
+            let values = models.iter().map(|model| f64::from(model.parameters[at]));
+            let mean = values.clone().sum::<f64>() / count;
+            total += values.map(|value| (value - mean).powi(2)).sum::<f64>();
+        }
+        Some((total / count).sqrt())
+    }
+
+    fn judge_distance(&mut self) {
+        let Some(bound) = self.scenario.expect.distance_below else {
+            return;
+        };
+        let distance = self.distance();
+        if distance.is_none_or(|distance| distance >= bound || distance.is_nan()) {
+            let sentence = format!("the models ended {distance:?} from their mean, not below {bound}");
             self.checkers.report(Checker::Learning, self.now_ms, sentence);
         }
     }
@@ -126,13 +174,17 @@ impl World<'_> {
     pub(super) fn report(&mut self) -> Report {
         let totals = self.network.totals();
         let last = self.checkers.last_settled();
-        let loss_last = last.and_then(|(_, state)| self.loss_of(state));
+        let loss_last = self.last_loss();
+        let settled = match self.scenario.is_mixing() {
+            true => self.checkers.farthest_mixed().unwrap_or(0),
+            false => last.map_or(0, |(round, _)| round),
+        };
         let mut report = Report {
             scenario: self.scenario.name.clone(),
             seed: self.scenario.seed,
             peers: self.peers.len(),
             rounds: self.scenario.terms.rounds,
-            settled: last.map_or(0, |(round, _)| round),
+            settled,
             event_log_digest: self.log.digest(),
             event_log_entries: self.log.entries(),
             safety: Verdict::NotAsked,

@@ -40,7 +40,10 @@ impl World<'_> {
                 }
                 self.peers[peer].torn = Some((left - 1, for_ms));
             }
-            settled |= matches!(output, Output::Persist(JournalEntry::Settled(_)));
+            settled |= matches!(
+                output,
+                Output::Persist(JournalEntry::Settled(_) | JournalEntry::Mixed { .. })
+            );
             self.execute_one(peer, output);
         }
         for to in forged
@@ -119,6 +122,10 @@ impl World<'_> {
                 self.takeovers += u64::from(settlement.term > 0);
                 self.check_state(settlement);
             }
+        }
+        if let JournalEntry::Mixed { round, .. } = &entry {
+            self.moved = true;
+            self.peers[peer].round = round + 1;
         }
         if !forgets {
             self.peers[peer].journal.push(entry);

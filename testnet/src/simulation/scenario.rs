@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use synod_aggregation::privacy::PrivacyConfig;
-use synod_aggregation::{Composition, EncodingConfig, OuterConfig, PreAggregationConfig, RuleConfig};
-use synod_protocol::session::Terms;
+use synod_aggregation::{Composition, EncodingConfig, MixingConfig, OuterConfig, PreAggregationConfig, RuleConfig};
+use synod_protocol::session::{Terms, Topology};
 use synod_training::MemberStateConfig;
 use synod_training::config::{ModelConfig, SyntheticConfig, TrainingConfig};
 
@@ -55,6 +55,9 @@ pub struct Scenario {
     /// How members protect what they send.
     #[serde(default)]
     pub privacy: PrivacyConfig,
+    /// How members mix, where the terms name no coordinator.
+    #[serde(default = "gossip")]
+    pub mixing: MixingConfig,
     /// The synthetic objective.
     #[serde(default)]
     pub objective: SyntheticConfig,
@@ -148,6 +151,8 @@ pub struct Expect {
     pub loss_below: Option<f32>,
     /// The final loss must be above this: the scenario shows what does not learn.
     pub loss_above: Option<f32>,
+    /// The root mean square distance of the honest members' last models from their mean must be below this.
+    pub distance_below: Option<f64>,
     /// Adversaries that every honest member must have expelled or banned by the end.
     pub banned: Vec<usize>,
     /// The checker that must fail: the scenario is a canary.
@@ -161,6 +166,7 @@ impl Default for Expect {
             within_ms: 600_000,
             loss_below: None,
             loss_above: None,
+            distance_below: None,
             banned: Vec::new(),
             caught_by: None,
         }
@@ -269,6 +275,11 @@ impl Scenario {
         }
     }
 
+    /// Whether its members mix, and have no coordinator.
+    pub fn is_mixing(&self) -> bool {
+        matches!(self.terms.topology, Topology::Decentralized(_))
+    }
+
     fn check(&self) -> Result<(), (&'static str, String)> {
         let peer = |key, peer: usize| {
             (peer < self.peers).then_some(()).ok_or_else(|| {
@@ -314,6 +325,12 @@ impl Scenario {
         self.training()
             .check()
             .map_err(|reason| ("objective", reason.to_string()))?;
+        if let Topology::Decentralized(terms) = &self.terms.topology {
+            let neighbours = terms.graph.least_in_degree(self.peers, &[0; 32]);
+            let neighbours = neighbours.map_err(|reason| ("terms.topology", reason.to_string()))?;
+            let fits = self.mixing.check(neighbours);
+            fits.map_err(|reason| ("mixing", reason.to_string()))?;
+        }
         share("network.loss", self.network.loss)?;
         share("network.duplicate", self.network.duplicate)?;
         for (key, mbps) in [
@@ -370,6 +387,10 @@ fn an_hour() -> u64 {
 
 fn mean() -> RuleConfig {
     RuleConfig::Mean
+}
+
+fn gossip() -> MixingConfig {
+    MixingConfig::Gossip
 }
 
 fn dense() -> EncodingConfig {
