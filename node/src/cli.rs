@@ -115,7 +115,7 @@ pub enum Command {
     Generate(GenerateArgs),
     /// Measure the loss of a session's model or an exported folder on text.
     #[command(
-        after_help = "Examples:\n  node evaluate first --data /srv/texts --heldout   # only the part that the session never trains on\n  node evaluate ./model --data a.txt --data b.txt --json"
+        after_help = "Examples:\n  node evaluate first --data /srv/texts --heldout   # only the part that the session never trains on\n  node evaluate ./model --data a.txt --data b.txt --json\n  node evaluate ./model --tasks questions.jsonl      # multiple choice: {\"context\": …, \"choices\": […], \"answer\": 0}"
     )]
     Evaluate(EvaluateArgs),
     /// Check this node: settings, key, disk, ports, device, the running node and its peers; each finding with a remedy.
@@ -134,6 +134,11 @@ pub enum SessionCommand {
         after_help = "Examples:\n  node session create --preset tiny --name first --data /srv/texts\n  node session create mine.toml --data /srv/texts --data /srv/more.parquet\n  node session create --preset small --tokenizer tokenizer.json --data /srv/texts\n  node session create --preset tiny --show > mine.toml    # a file to start from\n  node session create mine.toml --trust server=no,members=no,privacy=no --data /srv/texts\n\nPresets: tiny (a demonstration, minutes on a CPU), small (ten million parameters), synthetic (no data needed)."
     )]
     Create(CreateArgs),
+    /// Draw the learning rate that a session file asks for, step by step. Asks no node.
+    #[command(
+        after_help = "Examples:\n  node session schedule mine.toml\n  node session schedule --preset small --svg rate.svg\n  node session schedule mine.toml --json | jq '.[-1].learning_rate'"
+    )]
+    Schedule(ScheduleArgs),
     /// List this node's sessions.
     #[command(after_help = "Examples:\n  node session list\n  node session list --json")]
     List(JsonArgs),
@@ -293,6 +298,23 @@ pub struct CreateArgs {
     #[arg(long)]
     pub show: bool,
     /// Print the answer as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `node session schedule`
+#[derive(Debug, Args)]
+pub struct ScheduleArgs {
+    /// The session file.
+    #[arg(required_unless_present = "preset", conflicts_with = "preset")]
+    pub file: Option<PathBuf>,
+    /// A file that comes with the program: tiny, small or synthetic.
+    #[arg(long)]
+    pub preset: Option<String>,
+    /// Write the drawing as an SVG file. Overwrites nothing.
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// Print the steps as JSON.
     #[arg(long)]
     pub json: bool,
 }
@@ -476,6 +498,9 @@ pub struct GenerateArgs {
     /// Draw from so many likeliest tokens; 0: from all.
     #[arg(long, default_value_t = 40)]
     pub top_k: usize,
+    /// Draw from the likeliest tokens that together have this probability; 1: from all.
+    #[arg(long, default_value_t = 1.0)]
+    pub top_p: f32,
     /// The same seed gives the same text.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -487,8 +512,11 @@ pub struct EvaluateArgs {
     /// A session, by name or id, or a folder that `node export` wrote.
     pub model: String,
     /// Text to measure on (may be repeated).
-    #[arg(long, value_name = "PATH", required = true)]
+    #[arg(long, value_name = "PATH", required_unless_present = "tasks")]
     pub data: Vec<PathBuf>,
+    /// Multiple-choice questions to answer, as JSON Lines with `context`, `choices` and `answer` (may be repeated).
+    #[arg(long, value_name = "FILE")]
+    pub tasks: Vec<PathBuf>,
     /// Measure only on the part of each that the session keeps out of training.
     #[arg(long)]
     pub heldout: bool,
@@ -543,6 +571,7 @@ fn dispatch(cli: Cli, drill: Option<Drill>) -> Outcome {
         Command::Init(args) => commands::init::run(&dir, &args, terminal),
         Command::Start(args) => commands::start::run(dir, &args, drill, terminal),
         Command::Session(SessionCommand::Create(args)) => commands::session::create(&dir, &args, terminal),
+        Command::Session(SessionCommand::Schedule(args)) => commands::session::schedule(&args, terminal),
         Command::Session(SessionCommand::List(args)) => commands::session::list(&dir, &args, terminal),
         Command::Session(SessionCommand::Show(args)) => commands::session::show(&dir, &args, terminal),
         Command::Tokenizer(TokenizerCommand::Train(args)) => commands::tokenizer::train(&args, terminal),

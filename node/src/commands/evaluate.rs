@@ -11,6 +11,7 @@ use synod_training::objectives::LossSum;
 
 use super::model_source::{Model, model};
 use super::table::Table;
+use super::tasks::{self, Answered};
 use super::{Terminal, settings};
 use crate::cli::EvaluateArgs;
 use crate::data_dir::DataDir;
@@ -24,6 +25,7 @@ const WINDOWS_AT_ONCE: usize = 16;
 struct Measured {
     data: String,
     loss: f64,
+    perplexity: f64,
     tokens: u64,
     /// What was read, and what was wrong with it.
     read: DataReport,
@@ -38,9 +40,11 @@ struct Report {
     /// With `heldout`: whether text was split as the model's session splits it, and not by defaults.
     session_windows: bool,
     texts: Vec<Measured>,
-    /// Mean over all tokens of all texts.
-    loss: f64,
+    /// Mean over all tokens of all texts, and e to that power; none without texts.
+    loss: Option<f64>,
+    perplexity: Option<f64>,
     tokens: u64,
+    tasks: Vec<Answered>,
 }
 
 /// Measures.
@@ -54,7 +58,11 @@ pub fn run(dir: &DataDir, args: &EvaluateArgs, terminal: Terminal) -> Outcome {
     };
     let texts = args.data.iter().map(measure).collect::<Outcome<Vec<_>>>()?;
     let tokens: u64 = texts.iter().map(|text| text.tokens).sum();
-    let loss = texts.iter().map(|text| text.loss * text.tokens as f64).sum::<f64>() / tokens as f64;
+    let nll: f64 = texts.iter().map(|text| text.loss * text.tokens as f64).sum();
+    let loss = (tokens > 0).then(|| nll / tokens as f64);
+    let tokenizer = model.tokenizer()?;
+    let answer = |path: &std::path::PathBuf| tasks::answer(&decoder, &model.parameters, &tokenizer, path, terminal);
+    let tasks = args.tasks.iter().map(answer).collect::<Outcome<Vec<_>>>()?;
     let report = Report {
         origin: model.origin,
         state: model.state,
@@ -62,7 +70,9 @@ pub fn run(dir: &DataDir, args: &EvaluateArgs, terminal: Terminal) -> Outcome {
         session_windows: model.settings_known,
         texts,
         loss,
+        perplexity: loss.map(f64::exp),
         tokens,
+        tasks,
     };
     match args.json {
         true => terminal.print_json(&report),
@@ -72,22 +82,47 @@ pub fn run(dir: &DataDir, args: &EvaluateArgs, terminal: Terminal) -> Outcome {
 }
 
 fn table(report: &Report) -> String {
-    let mut table = Table::new(&["text", "loss (nats a token)", "tokens"]);
+    let mut table = Table::new(&["text", "loss (nats a token)", "perplexity", "tokens"]);
+    let row = |name: &str, loss: f64, tokens: u64| {
+        [
+            name.to_owned(),
+            format!("{loss:.4}"),
+            format!("{:.3}", loss.exp()),
+            tokens.to_string(),
+        ]
+    };
     for text in &report.texts {
-        table.row([text.data.clone(), format!("{:.4}", text.loss), text.tokens.to_string()]);
+        table.row(row(&text.data, text.loss, text.tokens));
     }
-    table.row([
-        "together".to_owned(),
-        format!("{:.4}", report.loss),
-        report.tokens.to_string(),
-    ]);
+    let mut tables = match report.loss {
+        Some(loss) => {
+            table.row(row("together", loss, report.tokens));
+            table.to_string()
+        }
+        None => String::new(),
+    };
+    if !report.tasks.is_empty() {
+        let mut table = Table::new(&["tasks", "questions", "acc", "acc_norm"]);
+        for task in &report.tasks {
+            table.row([
+                task.tasks.clone(),
+                task.questions.to_string(),
+                format!("{:.3} ± {:.3}", task.acc, task.acc_stderr),
+                format!("{:.3}", task.acc_norm),
+            ]);
+        }
+        if !tables.is_empty() {
+            tables.push('\n');
+        }
+        tables.push_str(&table.to_string());
+    }
     let doubt = match report.heldout && !report.session_windows {
         true => "\nThe folder does not say how its session splits text (it has no synod.json): defaults were used.",
         false => "",
     };
     let damaged = report.texts.iter().filter(|text| !text.read.is_clean());
     let damage: String = damaged.map(|text| format!("\n{}: {}", text.data, text.read)).collect();
-    format!("{}\n{table}{damage}{doubt}", report.origin)
+    format!("{}\n{tables}{damage}{doubt}", report.origin)
 }
 
 /// The windows that the session keeps out of training.
@@ -99,6 +134,7 @@ fn heldout(decoder: &Decoder, model: &Model, path: &Path) -> Outcome<Measured> {
     Ok(Measured {
         data: path.display().to_string(),
         loss: f64::from(found.loss),
+        perplexity: f64::from(found.loss).exp(),
         tokens: found.tokens,
         read: data.report().clone(),
     })
@@ -143,6 +179,7 @@ fn whole(decoder: &Decoder, model: &Model, path: &Path) -> Outcome<Measured> {
     Ok(Measured {
         data: path.display().to_string(),
         loss: sum.mean(),
+        perplexity: sum.mean().exp(),
         tokens: sum.weight as u64,
         read,
     })

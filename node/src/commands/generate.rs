@@ -21,6 +21,12 @@ pub fn run(dir: &DataDir, args: &GenerateArgs, _: Terminal) -> Outcome {
             args.temperature
         )));
     }
+    if !(args.top_p > 0.0 && args.top_p <= 1.0) {
+        return Err(Failure::user(format!(
+            "--top-p {}: it must be above 0 and at most 1",
+            args.top_p
+        )));
+    }
     let model = model(dir, &args.model)?;
     let tokenizer = model.tokenizer()?;
     let eod = model.shape()?.vocabulary.eod();
@@ -33,8 +39,8 @@ pub fn run(dir: &DataDir, args: &GenerateArgs, _: Terminal) -> Outcome {
     let sampling = Sampling {
         temperature: args.temperature,
         top_k: args.top_k,
+        top_p: args.top_p,
         seed: args.seed,
-        ..Sampling::default()
     };
     let mut out = std::io::stdout().lock();
     // Whoever reads may go away: then there is no one to write for.

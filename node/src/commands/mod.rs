@@ -18,6 +18,7 @@ pub mod start;
 pub mod status;
 pub mod stop;
 mod table;
+mod tasks;
 pub mod tokenizer;
 
 use std::future::Future;

@@ -1,5 +1,8 @@
-//! `node session create|list|show`.
+//! `node session create|schedule|list|show`.
 //! The node checks and founds; this reads files and prints.
+
+use std::io::Write;
+use std::path::PathBuf;
 
 use synod_config::SessionConfig;
 use synod_config::load::session_as_written;
@@ -7,11 +10,12 @@ use synod_config::presets::{PRESETS, preset};
 use synod_config::trust::Trust;
 use synod_protocol::session::Topology;
 use synod_protocol::topology::gossip::graph_seed;
+use synod_training::schedules;
 
 use super::table::Table;
 use super::{Terminal, absolute_data, absolute_tokenizer, bounded, client, converse, short, tokenizer};
 use crate::api::types::{ConfigView, CreateSession, Joined, SessionView};
-use crate::cli::{CreateArgs, JsonArgs, NameArgs};
+use crate::cli::{CreateArgs, JsonArgs, NameArgs, ScheduleArgs};
 use crate::client::session_path;
 use crate::data_dir::DataDir;
 use crate::failure::{Failure, Outcome};
@@ -24,7 +28,7 @@ const GRAPH_ROUNDS: u64 = 64;
 
 /// `node session create`
 pub fn create(dir: &DataDir, args: &CreateArgs, terminal: Terminal) -> Outcome {
-    let (place, mut file) = text(args)?;
+    let (place, mut file) = text(args.file.as_ref(), args.preset.as_ref())?;
     if let Some(path) = &args.tokenizer {
         file = tokenizer::named_in(&place, &file, path, args.eod.as_deref())?;
     }
@@ -73,17 +77,41 @@ fn filled(place: &str, text: &str, trust: Trust) -> Outcome<(String, Vec<String>
     Ok((text, reasons))
 }
 
-fn text(args: &CreateArgs) -> Outcome<(String, String)> {
-    if let Some(name) = &args.preset {
+/// A session file's place and text, from a preset or a path.
+fn text(file: Option<&PathBuf>, preset_name: Option<&String>) -> Outcome<(String, String)> {
+    if let Some(name) = preset_name {
         let known = || PRESETS.map(|(name, _)| name).join(", ");
         let text = preset(name).ok_or_else(|| Failure::user(format!("--preset {name}: there are only {}", known())))?;
         return Ok((format!("preset {name}"), text.to_owned()));
     }
-    let path = args.file.as_ref().expect("the parser asks for a file or a preset");
+    let path = file.expect("the parser asks for a file or a preset");
     let text = std::fs::File::open(path)
         .and_then(|file| bounded(file, FILE_BYTES_MAX))
         .map_err(|error| Failure::user(format!("cannot read the session file {}: {error}", path.display())))?;
     Ok((path.display().to_string(), text))
+}
+
+/// `node session schedule`
+pub fn schedule(args: &ScheduleArgs, terminal: Terminal) -> Outcome {
+    let (place, text) = text(args.file.as_ref(), args.preset.as_ref())?;
+    let file = session_as_written(&place, &text).map_err(Failure::user)?;
+    file.training
+        .check()
+        .map_err(|error| Failure::user(format!("{place}: {error}")))?;
+    let steps = file
+        .protocol
+        .rounds
+        .saturating_mul(u64::from(file.training.local_steps));
+    let rows = schedules::table(&file.training, steps, schedules::MOST_ROWS);
+    match args.json {
+        true => terminal.print_json(&rows),
+        false => terminal.print(schedules::chart(&rows).trim_end()),
+    }
+    let Some(path) = &args.svg else { return Ok(()) };
+    let opened = std::fs::OpenOptions::new().write(true).create_new(true).open(path);
+    opened
+        .and_then(|mut svg| svg.write_all(schedules::svg(&rows).as_bytes()))
+        .map_err(|error| Failure::user(format!("--svg {}: {error}", path.display())))
 }
 
 /// `node session list`
