@@ -3,8 +3,8 @@
 
 use synod_aggregation::mixing::{MixingConfig, Neighbour, Neighbourhood};
 use synod_aggregation::privacy::PrivacyConfig;
-use synod_aggregation::{Aggregator, Contribution, RuleConfig, Verdict};
 use synod_aggregation::{CombineError, Combiner, OuterState, PayloadVerdict, VerdictOutcome};
+use synod_aggregation::{Contribution, RuleConfig, Verdict};
 use synod_protocol::identity::{BlobId, PeerId};
 use synod_protocol::task::{
     MemberVerdict, Outcome, Round, Share, Task, TaskFailure, TaskResult, TrainReport, UpdateRef,

@@ -97,7 +97,7 @@ fn tokens_of(question: &Question, choice: &str, tokenizer: &Tokenizer, eod: u32)
         true => "",
         false => " ",
     };
-    let encode = |text: &str| {
+    let encode = |text: &str| -> Outcome<Vec<u32>> {
         let mut tokens = Vec::new();
         tokenizer
             .encode(text, &mut WordCache::default(), &mut tokens)
