@@ -55,7 +55,8 @@ impl WorkerPlan {
         };
         let aggregation = &self.config.aggregation;
         let combiner = aggregation.combiner(trainer.layout());
-        Ok(Worker::new(trainer, combiner).carrying(aggregation.worker, &aggregation.privacy))
+        let worker = Worker::new(trainer, combiner).carrying(aggregation.worker, &aggregation.privacy);
+        Ok(worker.of_member(self.member, &aggregation.privacy))
     }
 }
 

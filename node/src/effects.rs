@@ -233,7 +233,7 @@ impl Effects {
                 self.link(runtime, *state, *bytes)
             }
             TaskResult::Trained { payload, bytes, .. } => self.link(runtime, *payload, *bytes),
-            TaskResult::Evaluated { .. } => Ok(()),
+            TaskResult::Evaluated { .. } | TaskResult::Sum(_) => Ok(()),
         }
     }
 

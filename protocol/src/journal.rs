@@ -63,6 +63,17 @@ pub enum JournalEntry {
     Banned(PeerId),
     /// This node's operator took it out of the session.
     Left,
+    /// This member is about to reveal shares of a secure sum's secrets: it answers no other request of the term.
+    Unmasked {
+        /// The round.
+        round: Round,
+        /// The term.
+        term: Term,
+        /// Who asked.
+        coordinator: PeerId,
+        /// Whose masked updates are in the sum.
+        survivors: Vec<PeerId>,
+    },
 }
 
 impl JournalEntry {
@@ -72,7 +83,8 @@ impl JournalEntry {
             JournalEntry::Claimed { round, .. }
             | JournalEntry::Promised { round, .. }
             | JournalEntry::Voted { round, .. }
-            | JournalEntry::Proposed { round, .. } => Some(*round),
+            | JournalEntry::Proposed { round, .. }
+            | JournalEntry::Unmasked { round, .. } => Some(*round),
             _ => None,
         }
     }

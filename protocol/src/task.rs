@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::identity::{BlobId, PeerId};
+use crate::sum::{SumResult, SumTask};
 
 /// Counts rounds; round 0 is the founding settlement, training begins with round 1.
 pub type Round = u64;
@@ -39,6 +40,8 @@ pub enum Task {
         /// The state to evaluate.
         state: BlobId,
     },
+    /// A step of a secure sum.
+    Sum(Box<SumTask>),
 }
 
 /// Where an update's payload is and what its sender says of it.
@@ -137,6 +140,8 @@ pub enum TaskResult {
         /// Tokens it was measured on.
         tokens: u64,
     },
+    /// For `Task::Sum`, where it gives neither an update nor a state, and for `Task::Train` in a session of secure sums.
+    Sum(SumResult),
 }
 
 /// Why the worker has no result. The sentence is for the operator.

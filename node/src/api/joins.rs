@@ -93,6 +93,7 @@ fn look(context: &Context, wanted: &JoinSession, invite: &Invite, offered: Outco
         Need::of("issuer", Ok("it answers, and would let this node in".to_owned())),
         requirements::session(&config, &offer),
         requirements::model(&config),
+        requirements::privacy(&config),
         requirements::data(data, Some(&config)),
         requirements::memory(&config, members),
         requirements::disk(&context.data_dir, &context.retention, Some((&config, members))),

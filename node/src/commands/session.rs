@@ -93,10 +93,12 @@ pub fn show(dir: &DataDir, args: &NameArgs, terminal: Terminal) -> Outcome {
     let (view, config): (SessionView, ConfigView) =
         converse(async { Ok((client.get(&path).await?, client.get(&format!("{path}/config")).await?)) })?;
     if args.json {
-        terminal.print_json(&serde_json::json!({ "session": view, "config": config.config }));
+        terminal
+            .print_json(&serde_json::json!({ "session": view, "config": config.config, "privacy": config.privacy }));
         return Ok(());
     }
     terminal.print(describe(&view));
+    terminal.print(format!("privacy      {}", config.privacy));
     terminal.print(format!("\n{:#}", config.config));
     Ok(())
 }

@@ -89,6 +89,7 @@ impl Machine {
             lead: heir.unwrap_or(self.me),
         };
         let (term, justification) = (lead.term, lead.justification.clone());
+        let opening = lead.gathering.opening.clone();
         self.issue(Proposal {
             term,
             body,
@@ -97,6 +98,7 @@ impl Machine {
             leaves,
             faults,
             justification,
+            opening,
         });
     }
 
@@ -319,13 +321,18 @@ impl Machine {
         if !sorted || body.used.len() < self.info.terms.updates_needed(trainers) {
             return false;
         }
+        let opened = proposal.opening.is_none() || self.open_sum(proposal).is_some();
+        if self.sums() != proposal.opening.is_some() || !opened {
+            return false;
+        }
         let holds = |(used, signed): (&UsedUpdate, &Signed<Message>)| {
             let Ok(verified) = signed.verify() else { return false };
-            let Message::Update(claim) = verified.value() else {
+            let Some((claim, masked)) = verified.value().claim() else {
                 return false;
             };
             let peer = used.update.peer;
             signed.signer() == peer
+                && masked == proposal.opening.as_ref().map(|opening| opening.term)
                 && signed.session() == self.info.session
                 && self.roster().has(&peer, Role::Trainer)
                 && (claim.round, claim.base) == (body.round, body.base)
@@ -393,10 +400,8 @@ impl Machine {
         let of_session = [&first, &second]
             .iter()
             .all(|claim| claim.session() == self.info.session);
-        let (Message::Update(a), Message::Update(b)) = (first.value(), second.value()) else {
-            return None;
-        };
-        let same_round = a.round == round && b.round == round;
+        let ((a, masked), (b, masked_too)) = (first.value().claim()?, second.value().claim()?);
+        let same_round = a.round == round && b.round == round && masked == masked_too;
         let convicted =
             of_session && same_round && first.signer() == second.signer() && first.signed() != second.signed();
         (convicted && self.roster().get(&first.signer()).is_some()).then(|| first.signer())
