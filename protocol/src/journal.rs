@@ -63,16 +63,12 @@ pub enum JournalEntry {
     Banned(PeerId),
     /// This node's operator took it out of the session.
     Left,
-    /// This member is about to reveal shares of a secure sum's secrets: it answers no other request of the term.
+    /// This member is about to reveal shares of a secure sum's secrets: it answers no other request of the round.
     Unmasked {
         /// The round.
         round: Round,
         /// The term.
         term: Term,
-        /// Who asked.
-        coordinator: PeerId,
-        /// Whose masked updates are in the sum.
-        survivors: Vec<PeerId>,
     },
 }
 

@@ -16,7 +16,7 @@ use crate::message::{Heartbeat, Message, Phase, Settlement, Term};
 use crate::reject::{Evidence, Reject};
 use crate::reputation::Reputation;
 use crate::round::Round as RoundWork;
-use crate::round::summing::{Answered, SumStep};
+use crate::round::summing::SumStep;
 use crate::session::{Lifecycle, Role, Roster, Terms};
 use crate::signed::{Signed, Verified};
 use crate::sum::{SumResult, SumTerms};
@@ -782,16 +782,7 @@ impl Machine {
                 JournalEntry::Revoked(block) => self.door.revoke(block),
                 JournalEntry::Banned(peer) => self.reputation.ban(peer),
                 JournalEntry::Left => self.leaving = true,
-                JournalEntry::Unmasked {
-                    term,
-                    coordinator,
-                    survivors,
-                    ..
-                } => self.work.summing.answered.push(Answered {
-                    term,
-                    coordinator,
-                    survivors,
-                }),
+                JournalEntry::Unmasked { term, .. } => self.work.summing.answered = Some(term),
             }
         }
         let of_term = |claim: &Signed<Message>| {

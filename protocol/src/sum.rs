@@ -99,9 +99,11 @@ pub enum SumWord {
     Request(SumRequest),
     /// Survivor to coordinator: my shares of the survivors' self-masks and of the dropped members' mask keys.
     Reply(SumReply),
+    /// Member to coordinator of a later term: I have answered in this round, and answer no more.
+    Spent,
 }
 
-/// Whose masks are to be lifted, and how. A member answers one a term.
+/// Whose masks are to be lifted, and how. A member answers one a round.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SumRequest {
     /// Members whose masked updates are in the sum, in the order of ids.
@@ -225,7 +227,7 @@ impl SumStatement {
             SumWord::Keys(bytes) => bytes.len() <= 128,
             SumWord::Roster(list) => few(list.len()),
             SumWord::Shares(list) | SumWord::Delivery(list) => sealed(list),
-            SumWord::Masked(_) => true,
+            SumWord::Masked(_) | SumWord::Spent => true,
             SumWord::Request(request) => few(request.survivors.len() + request.dropped.len()),
             SumWord::Reply(reply) => few(reply.of_survivors.len() + reply.of_dropped.len()),
         }
@@ -241,6 +243,7 @@ impl SumStatement {
             SumWord::Masked(_) => "sum_masked",
             SumWord::Request(_) => "sum_request",
             SumWord::Reply(_) => "sum_reply",
+            SumWord::Spent => "sum_spent",
         }
     }
 }

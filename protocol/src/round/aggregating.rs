@@ -130,8 +130,9 @@ impl Machine {
         }
         match (body.round, self.info.terms.verification) {
             (0, _) => self.compare_initial_states(),
-            (_, Verification::Recompute) => self.recompute(),
-            (_, Verification::Digest) => {
+            (_, Verification::Recompute) if !body.used.is_empty() => self.recompute(),
+            // What is here needs no examination: a state that was fetched, or the base itself.
+            (_, Verification::Digest | Verification::Recompute) => {
                 let (state, term, id, message) = (body.state, check.term, check.id, check.message.clone());
                 self.work.check = None;
                 self.succession.computed = Some(state);

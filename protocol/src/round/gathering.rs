@@ -53,6 +53,8 @@ pub(crate) struct Gathering {
     shares: BTreeMap<PeerId, Vec<Sealed>>,
     request: Option<SumRequest>,
     replies: BTreeMap<PeerId, SumReply>,
+    /// Some member has answered in an earlier term of the round.
+    spent: bool,
     pub opening: Option<SumOpening>,
 }
 
@@ -104,6 +106,7 @@ impl Machine {
                 };
                 gathering.keys.insert(from, keys);
             }
+            (Step::Keys, SumWord::Spent) if statement.term > 0 => gathering.spent = true,
             (Step::Shares, SumWord::Shares(sealed)) => {
                 let others = gathering.keys.keys().filter(|peer| **peer != from);
                 let complete = sealed.iter().map(|(peer, _)| peer).eq(others);
@@ -156,6 +159,9 @@ impl Machine {
         let Some(lead) = self.work.lead.as_ref().filter(|lead| lead.is_collecting()) else {
             return;
         };
+        if lead.gathering.spent && lead.gathering.step == Step::Keys {
+            return self.settle_nothing();
+        }
         let Some(deadline) = self.sum_deadline() else { return };
         let (over, early) = (self.now >= deadline, self.now < lead.not_before);
         let gathering = &lead.gathering;
@@ -206,6 +212,18 @@ impl Machine {
             return self.restart_sum();
         }
         self.end_sum_step();
+    }
+
+    /// A sum of this round may have been opened by a coordinator that is lost: another one would tell both. The round ends
+    /// where it began, and the next one has other updates.
+    fn settle_nothing(&mut self) {
+        let (Some(lead), Some(base)) = (&self.work.lead, self.base.filter(|base| base.held)) else {
+            return;
+        };
+        if self.now >= lead.not_before {
+            self.drop_jobs(|job| matches!(job, Job::Train | Job::Sum(_)));
+            self.propose(&[], base.state, base.bytes, &[]);
+        }
     }
 
     fn may_answer(&self, peer: &PeerId) -> bool {

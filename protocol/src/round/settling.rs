@@ -312,6 +312,9 @@ impl Machine {
 
     fn are_updates_justified(&self, proposal: &Proposal) -> bool {
         let body = &proposal.body;
+        if body.used.is_empty() {
+            return self.is_nothing_justified(proposal);
+        }
         let sorted = body.used.is_sorted_by(|a, b| a.update.peer < b.update.peer);
         let trainers = self
             .roster()
@@ -342,6 +345,18 @@ impl Machine {
                 && used.verdict.peer == peer
         };
         body.used.iter().zip(&proposal.claims).all(holds) && self.are_absences_sound(body)
+    }
+
+    /// A round of secure sums may settle without updates where a coordinator was lost: the state stays.
+    fn is_nothing_justified(&self, proposal: &Proposal) -> bool {
+        let body = &proposal.body;
+        let stays = body.state == body.base
+            && self
+                .chain
+                .last()
+                .is_some_and(|last| body.state_bytes == last.body.state_bytes);
+        let bare = proposal.claims.is_empty() && proposal.opening.is_none();
+        self.sums() && proposal.term > 0 && stays && bare && self.are_absences_sound(body)
     }
 
     fn are_absences_sound(&self, body: &Body) -> bool {

@@ -2,7 +2,9 @@
 //! The worker does the cryptography; here is decided what is said, to whom, and what is never said twice.
 //!
 //! A sum belongs to one term of one round. When its coordinator is lost the next term begins another one under fresh keys,
-//! of which a member that restarted knows none: it has dropped out of the sum that it was in.
+//! of which a member that restarted knows none: it has dropped out of the sum that it was in. Two sums of the same updates
+//! would tell their difference: a member answers once a round, so that of the sums of a round one is opened at most, and a
+//! round in which somebody has answered in vain settles without updates.
 
 use std::collections::BTreeSet;
 
@@ -27,14 +29,6 @@ pub(crate) enum SumStep {
     Open,
 }
 
-/// A request that this member answered in the round.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Answered {
-    pub term: Term,
-    pub coordinator: PeerId,
-    pub survivors: Vec<PeerId>,
-}
-
 /// This member's own part of the round's secure sum.
 #[derive(Debug, Default)]
 pub(crate) struct Summing {
@@ -48,8 +42,8 @@ pub(crate) struct Summing {
     masked_with: Vec<PeerId>,
     asked: Option<SumRequest>,
     reply: Option<Signed<Message>>,
-    /// Every request of the round that this member answered, or was about to. Durable before an answer leaves.
-    pub answered: Vec<Answered>,
+    /// The term whose request this member answered, or was about to: one a round. Durable before an answer leaves.
+    pub answered: Option<Term>,
 }
 
 impl Summing {
@@ -57,18 +51,15 @@ impl Summing {
     pub(crate) fn begin_term(&mut self) {
         *self = Self {
             ready: self.ready,
-            answered: std::mem::take(&mut self.answered),
+            answered: self.answered,
             ..Self::default()
         };
     }
 
-    pub(crate) fn snapshot(&self, round: u64) -> impl Iterator<Item = JournalEntry> + '_ {
-        self.answered.iter().map(move |answered| JournalEntry::Unmasked {
-            round,
-            term: answered.term,
-            coordinator: answered.coordinator,
-            survivors: answered.survivors.clone(),
-        })
+    pub(crate) fn snapshot(&self, round: u64) -> impl Iterator<Item = JournalEntry> {
+        self.answered
+            .into_iter()
+            .map(move |term| JournalEntry::Unmasked { round, term })
     }
 }
 
@@ -120,8 +111,13 @@ impl Machine {
         if let Some(last) = last {
             return self.say_to_coordinator(last);
         }
+        let term = self.succession.term;
+        if self.work.summing.answered.is_some_and(|answered| answered != term) {
+            let spent = self.sum_word(SumWord::Spent);
+            return self.say_to_coordinator(spent);
+        }
         if self.work.summing.ready && !self.has_job(&Job::Sum(SumStep::Keys)) {
-            let scope = self.sum_scope(self.succession.term);
+            let scope = self.sum_scope(term);
             self.compute_sum(SumStep::Keys, SumTask::Keys(scope));
         }
     }
@@ -146,7 +142,7 @@ impl Machine {
         }
         let of_member = matches!(
             statement.word,
-            SumWord::Keys(_) | SumWord::Shares(_) | SumWord::Masked(_) | SumWord::Reply(_)
+            SumWord::Keys(_) | SumWord::Shares(_) | SumWord::Masked(_) | SumWord::Reply(_) | SumWord::Spent
         );
         let entitled = if of_member {
             self.roster().has(&from, Role::Trainer)
@@ -172,7 +168,7 @@ impl Machine {
             SumWord::Roster(list) => self.on_sum_roster(coordinator, list),
             SumWord::Delivery(sealed) => self.on_sum_delivery(sealed),
             SumWord::Request(request) => self.on_sum_request(coordinator, request),
-            SumWord::Keys(_) | SumWord::Shares(_) | SumWord::Masked(_) | SumWord::Reply(_) => {}
+            SumWord::Keys(_) | SumWord::Shares(_) | SumWord::Masked(_) | SumWord::Reply(_) | SumWord::Spent => {}
         }
     }
 
@@ -234,7 +230,7 @@ impl Machine {
         self.compute_sum(SumStep::Mask, SumTask::Mask { scope, sealed });
     }
 
-    /// Answers one request a term, and none that would lay a single update open.
+    /// Answers one request a round, and none that would lay a single update open.
     fn on_sum_request(&mut self, coordinator: PeerId, request: &SumRequest) {
         let (round, term) = (self.round(), self.succession.term);
         let summing = &self.work.summing;
@@ -247,6 +243,9 @@ impl Machine {
             }
             return;
         }
+        // The first one counts, whether or not it can be answered: of a second, different one nothing good can come.
+        self.work.summing.asked = Some(request.clone());
+        let summing = &self.work.summing;
         let both = request.survivors.iter().any(|peer| request.dropped.contains(peer));
         let ordered = |list: &[PeerId]| list.is_sorted_by(|a, b| a < b);
         if both || !ordered(&request.survivors) || !ordered(&request.dropped) {
@@ -258,26 +257,11 @@ impl Machine {
         if named != summing.masked_with || !request.survivors.contains(&self.me) || !enough {
             return;
         }
-        let answered = Answered {
-            term,
-            coordinator,
-            survivors: request.survivors.clone(),
-        };
-        if let Some(earlier) = summing.answered.iter().find(|earlier| singles_out(earlier, &answered)) {
-            let reason = format!(
-                "no answer to the secure sum of term {term}: its sum and that of term {} would differ by one member's update",
-                earlier.term
-            );
-            return self.event(Event::TaskFailed { round, reason });
+        if summing.answered.is_some() {
+            return;
         }
-        self.persist(JournalEntry::Unmasked {
-            round,
-            term,
-            coordinator,
-            survivors: request.survivors.clone(),
-        });
-        self.work.summing.answered.push(answered);
-        self.work.summing.asked = Some(request.clone());
+        self.persist(JournalEntry::Unmasked { round, term });
+        self.work.summing.answered = Some(term);
         let (scope, request) = (self.sum_scope(term), request.clone());
         self.compute_sum(SumStep::Answer, SumTask::Answer { scope, request });
     }
@@ -367,37 +351,5 @@ impl Machine {
             seeds: opening.seeds.clone(),
             mask_keys: opening.mask_keys.clone(),
         })
-    }
-}
-
-/// Whether who holds both sums learns a single update from their difference: the same updates are in both. The coordinators
-/// themselves are not counted, because each knows its own update, and a lost coordinator must not end the round.
-fn singles_out(earlier: &Answered, now: &Answered) -> bool {
-    let (before, after): (BTreeSet<_>, BTreeSet<_>) =
-        (earlier.survivors.iter().collect(), now.survivors.iter().collect());
-    let led = |peer: &PeerId| *peer == earlier.coordinator || *peer == now.coordinator;
-    before.symmetric_difference(&after).filter(|peer| !led(peer)).count() == 1
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn two_sums_that_differ_by_one_member_are_one_too_many() {
-        let peers = |list: &[u8]| list.iter().map(|i| PeerId([*i; 32])).collect::<Vec<_>>();
-        let answered = |coordinator: u8, survivors: &[u8]| Answered {
-            term: 0,
-            coordinator: PeerId([coordinator; 32]),
-            survivors: peers(survivors),
-        };
-        let first = answered(0, &[0, 1, 2, 3, 4]);
-        let singles = |coordinator, survivors| singles_out(&first, &answered(coordinator, survivors));
-        assert!(!singles(1, &[0, 1, 2, 3, 4]), "the same sum again");
-        assert!(!singles(1, &[1, 2, 3, 4]), "only the lost coordinator is missing");
-        assert!(singles(1, &[1, 2, 3]), "beside it, one other");
-        assert!(singles(1, &[0, 1, 2, 3]));
-        assert!(!singles(1, &[1, 2]), "two hide each other");
-        assert!(singles(1, &[0, 1, 2, 3, 4, 5]), "one more");
     }
 }

@@ -148,7 +148,7 @@ impl Checkers {
     pub fn wrote(&mut self, at_ms: u64, peer: usize, entry: &JournalEntry) -> bool {
         match entry {
             JournalEntry::Claimed { round, claim } => _ = self.durable.insert((0, peer, *round, term_of(claim))),
-            JournalEntry::Unmasked { round, term, .. } => _ = self.durable.insert((4, peer, *round, *term)),
+            JournalEntry::Unmasked { round, term } => _ = self.durable.insert((4, peer, *round, *term)),
             JournalEntry::Voted { round, term, .. } => _ = self.durable.insert((1, peer, *round, *term)),
             JournalEntry::Proposed { round, term, .. } => _ = self.durable.insert((2, peer, *round, *term)),
             JournalEntry::Promised { round, term } => _ = self.durable.insert((3, peer, *round, *term)),
@@ -185,8 +185,10 @@ impl Checkers {
                         self.durable_first(at_ms, 0, place, "masked update");
                     }
                     SumWord::Reply(_) => {
-                        if *self.replies.entry(place).or_insert(signature) != signature {
-                            self.contradiction(at_ms, place, "answered two requests to unmask");
+                        // One a round, whatever the term.
+                        let once = (peer, statement.round, 0);
+                        if *self.replies.entry(once).or_insert(signature) != signature {
+                            self.contradiction(at_ms, place, "answered two requests to unmask in a round");
                         }
                         self.durable_first(at_ms, 4, place, "answer to a request to unmask");
                     }

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use synod_aggregation::Combiner;
 use synod_protocol::identity::PeerId;
+use synod_protocol::sum::SumTask;
 use synod_protocol::task::{JobId, Task, TaskFailure};
 use synod_training::config::ModelConfig;
 use synod_training::synthetic::SyntheticTrainer;
@@ -101,6 +102,14 @@ impl Bench {
                 round: round + (self.incarnation << 32),
                 base: *base,
             },
+            // The worker asks whether the update that it holds is of this round.
+            Task::Sum(sum) if !self.config.repeats => {
+                let mut sum = sum.clone();
+                if let SumTask::Mask { scope, .. } = &mut *sum {
+                    scope.round += self.incarnation << 32;
+                }
+                Task::Sum(sum)
+            }
             other => other.clone(),
         };
         let mut read = |id: &_| {

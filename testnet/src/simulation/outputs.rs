@@ -146,6 +146,10 @@ impl World<'_> {
             }
             return;
         }
+        if body.used.is_empty() && body.state == body.base {
+            // A round of secure sums whose coordinator was lost.
+            return;
+        }
         let updates = body.used.iter().map(|used| used.update.clone()).collect();
         let payloads: Vec<BlobId> = body.used.iter().map(|used| used.update.payload).collect();
         let task = match self.openings.get(&payloads) {
