@@ -63,14 +63,25 @@ struct Trial {
     _dir: tempfile::TempDir,
 }
 
+/// The same with updates that nobody sees but in sums, of which three of four members lift the masks.
+fn summed_session(rounds: u64) -> String {
+    let session = language_session(rounds).replace("min_members = 2", "min_members = 3");
+    session + "[aggregation.privacy.secure_sum]\nrange = 1.0\n"
+}
+
 /// Four nodes in one language session.
 fn trial(rounds: u64) -> Result<Trial, ProcessError> {
+    trial_of(&language_session(rounds))
+}
+
+/// Four nodes in this session.
+fn trial_of(session: &str) -> Result<Trial, ProcessError> {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let data: Vec<PathBuf> = (0..4).map(|node| dir.path().join(format!("text-{node}.txt"))).collect();
     data.iter().zip(1..).for_each(|(path, seed)| write_text(path, seed));
     let cluster = Cluster::start(Plan::new(dir.path().join("nodes"), 4))?;
     let paths: Vec<Option<&Path>> = data.iter().map(|path| Some(path.as_path())).collect();
-    let session = cluster.gather(&language_session(rounds), &paths)?;
+    let session = cluster.gather(session, &paths)?;
     Ok(Trial {
         cluster,
         session,
@@ -141,6 +152,29 @@ fn a_killed_trainer_is_left_out_and_catches_up() -> Outcome {
         row.is_some_and(|row| row.participants.iter().any(|used| used.peer == back))
     };
     trial.wait("its updates are used again", is_used, &[0])?;
+    trial.assert_agreement(&[0, 1, 2, 3])?;
+    trial.cluster.stop()
+}
+
+#[test]
+fn secure_sums_settle_without_a_killed_member_and_without_a_killed_coordinator() -> Outcome {
+    let mut trial = trial_of(&summed_session(10_000))?;
+    trial.wait("round 2", |session| session.round >= 2, &[0, 1, 2, 3])?;
+    let shown = trial.cluster.node(0).ask(&["session", "show", &trial.session])?;
+    assert!(shown.contains("sums of updates, never a single one"), "{shown}");
+    for victim in [3, 0] {
+        let others: Vec<usize> = (0..4).filter(|node| *node != victim).collect();
+        trial.cluster.node_mut(victim).kill()?;
+        let round = trial.round(others[0])?;
+        trial.wait(
+            "the sum of the others settles",
+            |session| session.round >= round + 3,
+            &others,
+        )?;
+        trial.cluster.node_mut(victim).start()?;
+        let round = trial.round(others[0])?;
+        trial.wait("it is back", |session| session.round > round + 1, &[0, 1, 2, 3])?;
+    }
     trial.assert_agreement(&[0, 1, 2, 3])?;
     trial.cluster.stop()
 }

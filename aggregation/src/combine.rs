@@ -153,6 +153,24 @@ impl Combiner {
         Ok(Combined { state, verdicts })
     }
 
+    /// Takes the outer step from `base` along a mean that was computed elsewhere (a secure sum's).
+    ///
+    /// # Panics
+    /// When the lengths differ.
+    pub fn settle_mean(&self, base: &OuterState, mean: &[f32]) -> Result<OuterState, CombineError> {
+        assert_eq!(base.parameters.len(), mean.len(), "one value a parameter");
+        let mut state = OuterState {
+            parameters: base.parameters.clone(),
+            momentum: base.momentum.clone(),
+            carried: Vec::new(),
+        };
+        self.outer.step(&mut state.parameters, &mut state.momentum, mean);
+        match state.first_non_finite() {
+            Some(index) => Err(CombineError::NotFinite { index }),
+            None => Ok(state),
+        }
+    }
+
     fn check(&self, bytes: &[u8], weight: f32, dimension: usize) -> Result<(), PayloadVerdict> {
         if !(weight.is_finite() && weight > 0.0) {
             return Err(PayloadVerdict::BadWeight);

@@ -2,7 +2,7 @@
 //! Paths, devices and ports are not here: they are each machine's own business.
 
 use serde::{Deserialize, Serialize};
-use synod_aggregation::privacy::{LocalDp, PrivacyConfig, Unit};
+use synod_aggregation::privacy::{LocalDp, PrivacyConfig, SecureSumConfig, Unit};
 use synod_aggregation::{
     Combiner, Composition, EncodingConfig, Feedback, MixingConfig, OuterConfig, PreAggregationConfig, RuleConfig,
     compatibility,
@@ -308,10 +308,50 @@ impl SessionConfig {
             PrivacyConfig::LocalDp(_) => Err(refuse_privacy(
                 "trainers clip whole updates, not gradients of examples: use unit = \"update\"".to_owned(),
             )),
-            PrivacyConfig::CentralDp(_) | PrivacyConfig::SecureSum(_) => Err(refuse_privacy(
-                "sessions cannot run it yet: use local_dp, in which each member noises what it sends".to_owned(),
+            PrivacyConfig::CentralDp(_) => Err(refuse_privacy(
+                "every voter would have to trust a coordinator's noise: use secure_sum with `noise`, in which the members add the same noise to the sum together"
+                    .to_owned(),
             )),
+            PrivacyConfig::SecureSum(sums) => self.check_sums(sums),
         }
+    }
+
+    fn check_sums(&self, sums: &SecureSumConfig) -> Result<(), SessionConfigError> {
+        let AggregationConfig { rule, worker, pre, .. } = &self.aggregation;
+        let refuse_sums = |reason: String| Err(refuse("aggregation.privacy", "secure_sum", reason));
+        if sums.group_size.is_some() {
+            return refuse_sums("sessions cannot form groups yet: leave group_size out".to_owned());
+        }
+        if !pre.is_empty() {
+            return refuse_sums(
+                "nothing can be done to single updates before the rule, which nobody sees: leave aggregation.pre out"
+                    .to_owned(),
+            );
+        }
+        if worker.feedback != Feedback::None {
+            return refuse_sums("masked updates are not encoded, so nothing is left out of them: set aggregation.worker.feedback to none".to_owned());
+        }
+        // With all whom the session may admit, the ring must still hold the sum. The threshold moves with the members.
+        let most = PrivacyConfig::SecureSum(SecureSumConfig {
+            threshold: None,
+            ..*sums
+        });
+        let members = self.protocol.max_members;
+        if let Err(error) = most.check(members as usize, rule) {
+            return refuse_sums(format!("{error} (protocol.max_members = {members})"));
+        }
+        let parameters = self.training.parameter_count() as u64;
+        let payload = 12 + 4 * (parameters + 1);
+        if payload > self.protocol.max_payload_bytes {
+            let reason =
+                format!("a masked update of {parameters} parameters has {payload} bytes: allow at least these");
+            return Err(refuse(
+                "protocol.max_payload_bytes",
+                self.protocol.max_payload_bytes,
+                reason,
+            ));
+        }
+        Ok(())
     }
 
     fn check_sizes(&self) -> Result<(), SessionConfigError> {
@@ -549,7 +589,31 @@ mod tests {
             ),
             (
                 "name = 'a'\n[aggregation.privacy.secure_sum]",
-                "aggregation.privacy = secure_sum",
+                "aggregation.privacy = secure_sum: secure sum: 2 members, where 3 to 64 can take part",
+            ),
+            (
+                "name = 'a'\n[protocol]\nmin_members = 5\nmax_members = 65\n[aggregation.privacy.secure_sum]",
+                "(protocol.max_members = 65)",
+            ),
+            (
+                "name = 'a'\n[protocol]\nmin_members = 5\n[aggregation.privacy.secure_sum]\nrange = 0.0",
+                "range = 0 must be greater than 0",
+            ),
+            (
+                "name = 'a'\n[protocol]\nmin_members = 5\n[aggregation.privacy.secure_sum]\nmax_weight = 4294967295",
+                "max_weight = 4294967295 must lie between 1 and 858993459",
+            ),
+            (
+                "name = 'a'\n[protocol]\nmin_members = 9\n[aggregation]\nrule = 'median'\nprivacy = { secure_sum = {} }",
+                "rule median cannot be combined with secure sums",
+            ),
+            (
+                "name = 'a'\n[protocol]\nmin_members = 9\n[aggregation.privacy.secure_sum]\ngroup_size = 3",
+                "sessions cannot form groups yet",
+            ),
+            (
+                "name = 'a'\n[protocol]\nmin_members = 5\n[aggregation.privacy.central_dp]\nclip_norm = 1.0\nnoise_multiplier = 8.0\nepsilon = 8.0\ndelta = 1e-5",
+                "use secure_sum with `noise`",
             ),
             (
                 "name = 'a'\n[aggregation.rule.trimmed_mean]\nf = 1",

@@ -7,20 +7,20 @@
 //! | not | trusted | – | mean | recomputing | – |
 //! | trusted | not | – | ARC → NNM → trimmed mean, worker momentum | digest | – |
 //! | not | not | – | ARC → NNM → trimmed mean, worker momentum | recomputing | – |
-//! | any | trusted | needed | mean | as above | local noise |
+//! | any | trusted | needed | mean | as above | secure sums with noise, from 4 to 64 members; else local noise |
 //! | any | not | needed | ARC → NNM → trimmed mean | as above | local noise |
 //!
-//! *Server* is whichever member coordinates. Local noise trusts nobody and costs most; a trusted server could add less
-//! noise to the mean alone, and secure sums would hide single updates from it: the library has both, sessions cannot run
-//! them yet, and the advice says so. Momentum at the workers is left out beside local noise, which it would not lower
-//! within one round's budget. ARC: Allouah et al. 2024; NNM: Allouah et al. 2023; momentum: Karimireddy et al. 2021.
+//! *Server* is whichever member coordinates. Local noise trusts nobody and costs most. In a secure sum the members add
+//! together what a trusted server would add alone, √n times less in the mean; but nobody sees a single update, so no
+//! member's may be judged. Momentum at the workers is left out beside noise, which it would not lower within one round's
+//! budget. ARC: Allouah et al. 2024; NNM: Allouah et al. 2023; momentum: Karimireddy et al. 2021.
 
 use std::fmt;
 use std::str::FromStr;
 
 use synod_aggregation::privacy::accountant::Accountant;
 use synod_aggregation::privacy::ledger::Sampling;
-use synod_aggregation::privacy::{LocalDp, PrivacyConfig, Unit};
+use synod_aggregation::privacy::{CentralDp, LocalDp, PrivacyConfig, SecureSumConfig, Unit};
 use synod_aggregation::{Composition, OuterConfig};
 use synod_protocol::session::Verification;
 use synod_training::MemberStateConfig;
@@ -118,6 +118,9 @@ const LEAST_FOR_ROBUST: u32 = 3;
 const EPSILON: f64 = 8.0;
 const DELTA: f64 = 1e-5;
 
+/// Members from which on a secure sum bears that one of them drops out (two thirds and one lift its masks), and to which.
+const SUM_MEMBERS: std::ops::RangeInclusive<u32> = 4..=64;
+
 /// Where updates are clipped before noise: the order of a small model's pseudo-gradient after tens of local steps. A
 /// session's creator should measure its own and set it.
 const CLIP_NORM: f32 = 1.0;
@@ -193,12 +196,40 @@ impl Trust {
         }
         let accountant = Accountant::default();
         let rounds = u32::try_from(file.protocol.rounds).unwrap_or(u32::MAX);
+        let summed = self.members
+            && SUM_MEMBERS.contains(&file.protocol.min_members)
+            && file.protocol.max_members <= *SUM_MEMBERS.end();
+        // A sum whose coordinator is lost is begun anew with other noise: a tenth more releases than rounds.
+        let releases = if summed {
+            rounds.saturating_add(rounds.div_ceil(10))
+        } else {
+            rounds
+        };
         let noise_multiplier = accountant
-            .noise_multiplier(Sampling::All, rounds, EPSILON, DELTA)
+            .noise_multiplier(Sampling::All, releases, EPSILON, DELTA)
             .map_err(|error| AdviceError::Budget(error.to_string()))?;
         file.aggregation.worker = MemberStateConfig::default();
         file.aggregation.outer = OuterConfig::AVERAGING;
         reasons.push("aggregation.outer = averaging: momentum would add up the noise of ten rounds".to_owned());
+        if summed {
+            file.aggregation.privacy = PrivacyConfig::SecureSum(SecureSumConfig {
+                threshold: None,
+                range: CLIP_NORM,
+                max_weight: 1,
+                group_size: None,
+                noise: Some(CentralDp {
+                    clip_norm: CLIP_NORM,
+                    noise_multiplier,
+                    epsilon: EPSILON,
+                    delta: DELTA,
+                    accountant,
+                }),
+            });
+            reasons.push(format!(
+                "aggregation.privacy = secure_sum with noise: nobody sees a single update, and two thirds of the members together add noise of {noise_multiplier:.2} times the clip norm {CLIP_NORM} to their sum, ({EPSILON}, {DELTA}) over {rounds} rounds; set clip_norm and range to the median norm of your updates"
+            ));
+            return Ok(());
+        }
         file.aggregation.privacy = PrivacyConfig::LocalDp(LocalDp {
             unit: Unit::Update,
             clip_norm: CLIP_NORM,
@@ -210,9 +241,9 @@ impl Trust {
         reasons.push(format!(
             "aggregation.privacy = local_dp: each update is clipped to norm {CLIP_NORM} and gets noise of {noise_multiplier:.2} times that, ({EPSILON}, {DELTA}) over {rounds} rounds, and trusts nobody; set clip_norm to the median norm of your updates"
         ));
-        if self.server {
+        if self.members {
             reasons.push(
-                "note: with a trusted server, noise on the mean alone would cost less; sessions cannot run that yet"
+                "note: with 4 to 64 members (protocol.min_members, protocol.max_members), secure sums with noise would cost less"
                     .to_owned(),
             );
         }
@@ -275,7 +306,12 @@ mod tests {
             let recompute = file.protocol.verification == Verification::Recompute;
             assert_eq!(recompute, !trust.server);
             assert_eq!(file.aggregation.pre.is_empty(), trust.members);
-            assert_eq!(file.aggregation.privacy == PrivacyConfig::None, !trust.privacy);
+            let expected = match (trust.privacy, trust.members) {
+                (false, _) => "none",
+                (true, true) => "secure_sum",
+                (true, false) => "local_dp",
+            };
+            assert_eq!(file.aggregation.privacy.name(), expected);
             let founded = file.found(PeerId([1; 32]), 0);
             assert!(founded.is_ok(), "{trust}: {founded:?}");
         }

@@ -79,7 +79,7 @@ impl WorkerPlan {
             Topology::Federated => worker,
             Topology::Decentralized(_) => worker.mixing(aggregation.mixing.clone()),
         };
-        Ok((worker, data))
+        Ok((worker.of_member(self.member, &aggregation.privacy), data))
     }
 }
 

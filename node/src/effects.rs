@@ -298,7 +298,7 @@ impl Effects {
             | TaskResult::Aggregated { state, bytes, .. }
             | TaskResult::Mixed { state, bytes, .. } => self.link(runtime, *state, *bytes),
             TaskResult::Trained { payload, bytes, .. } => self.link(runtime, *payload, *bytes),
-            TaskResult::Evaluated { .. } => Ok(()),
+            TaskResult::Evaluated { .. } | TaskResult::Sum(_) => Ok(()),
         }
     }
 

@@ -99,6 +99,12 @@ pub fn session(config: &SessionConfig, offer: &Offer) -> Need {
     .amounts(Some(members.to_string()), Some(format!("fewer than {most}")))
 }
 
+/// What the session promises of its members' privacy: no requirement, but what a member should know before it joins.
+pub fn privacy(config: &SessionConfig) -> Need {
+    let statement = config.aggregation.privacy.statement();
+    Need::of("privacy", statement.map(|said| said.text).map_err(Failure::user))
+}
+
 /// What would be trained: no requirement, but the reason for those that follow.
 pub fn model(config: &SessionConfig) -> Need {
     let size = Size::of(config);

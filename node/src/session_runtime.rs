@@ -8,6 +8,7 @@ use synod_protocol::identity::{PeerId, SessionId};
 use synod_protocol::machine::{Machine, SessionInfo};
 use synod_protocol::recording::{self, Told};
 use synod_storage::store::SessionRecord;
+use synod_training::secure_sum::sum_terms;
 
 use crate::compute::Compute;
 use crate::events_log::EventsLog;
@@ -77,6 +78,7 @@ pub fn session_info(record: &SessionRecord, config: &SessionConfig) -> SessionIn
         name: record.name.clone(),
         creator: config.creator,
         terms: config.protocol.clone(),
+        sums: sum_terms(&config.aggregation.privacy),
         config: record.config.clone().into(),
     }
 }

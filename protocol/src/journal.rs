@@ -76,6 +76,13 @@ pub enum JournalEntry {
     Entered(Signed<Admission>),
     /// Without a coordinator: a member left it, by its own word.
     Departed(Signed<Message>),
+    /// This member is about to reveal shares of a secure sum's secrets: it answers no other request of the round.
+    Unmasked {
+        /// The round.
+        round: Round,
+        /// The term.
+        term: Term,
+    },
 }
 
 impl JournalEntry {
@@ -85,7 +92,8 @@ impl JournalEntry {
             JournalEntry::Claimed { round, .. }
             | JournalEntry::Promised { round, .. }
             | JournalEntry::Voted { round, .. }
-            | JournalEntry::Proposed { round, .. } => Some(*round),
+            | JournalEntry::Proposed { round, .. }
+            | JournalEntry::Unmasked { round, .. } => Some(*round),
             _ => None,
         }
     }

@@ -20,5 +20,6 @@ mod round;
 pub mod session;
 pub mod signed;
 pub mod status;
+pub mod sum;
 pub mod task;
 pub mod topology;

@@ -14,6 +14,9 @@ pub const MEMBERS: usize = 2048;
 /// Settlements in one catch-up answer; the asker asks again for more.
 pub const CATCH_UP_SETTLEMENTS: usize = 16;
 
+/// Members of a secure sum: keys and shares grow with their square.
+pub const SUM_MEMBERS: usize = 64;
+
 /// Rounds after which a message of an old round is a replay; before, the network may have been slow.
 pub const LATE_ROUNDS: u64 = 2;
 

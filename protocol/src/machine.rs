@@ -12,12 +12,14 @@ use crate::invite::{Admission, BlockId};
 use crate::joining::Doorkeeper;
 use crate::journal::JournalEntry;
 use crate::limits;
-use crate::message::{Heartbeat, Message, Phase, Settlement};
+use crate::message::{Heartbeat, Message, Phase, Settlement, Term};
 use crate::reject::{Evidence, Reject};
 use crate::reputation::Reputation;
 use crate::round::Round as RoundWork;
+use crate::round::summing::SumStep;
 use crate::session::{Lifecycle, Role, Roster, Terms};
 use crate::signed::{Signed, Verified};
+use crate::sum::{SumResult, SumTerms};
 use crate::task::{JobId, Round, Task, TaskFailure, TaskResult};
 use crate::topology::federated::Succession;
 use crate::topology::gossip::Gossip;
@@ -33,6 +35,8 @@ pub struct SessionInfo {
     pub creator: PeerId,
     /// The protocol's terms.
     pub terms: Terms,
+    /// That updates are summed securely; None: they are seen by all members.
+    pub sums: Option<SumTerms>,
     /// The whole configuration in canonical bytes, for those who join. The machine does not read it.
     pub config: Arc<[u8]>,
 }
@@ -60,6 +64,8 @@ pub(crate) enum Job {
     Neighbour(PeerId, Round),
     /// Without a coordinator: mix the own model with the neighbours'.
     Mix,
+    /// A step of a secure sum.
+    Sum(SumStep),
 }
 
 /// When and how a member was last heard.
@@ -131,6 +137,8 @@ pub struct Machine {
     next_beat: Time,
     lifecycle: Lifecycle,
     started: bool,
+    /// The round and term that this process woke up in.
+    pub(crate) resumed: Option<(Round, Term)>,
     evaluated: bool,
     pub(crate) retry_state_at: Time,
     pub(crate) now: Time,
@@ -167,6 +175,7 @@ impl Machine {
             next_beat: now,
             lifecycle: Lifecycle::Gathering,
             started: false,
+            resumed: None,
             evaluated: false,
             retry_state_at: now,
             now,
@@ -254,6 +263,7 @@ impl Machine {
 
     fn start(&mut self) {
         self.started = true;
+        self.resumed = Some((self.round(), self.succession.term));
         self.event(Event::Started { round: self.round() });
         self.announce_members();
         if self.is_mixing() {
@@ -469,6 +479,7 @@ impl Machine {
             Message::CatchUp { from: first } => self.on_catch_up(from, *first),
             Message::Settlements(list) => self.on_settlements(from, list),
             Message::Leave { .. } => self.on_leave(&message),
+            Message::Sum(statement) => self.on_sum(&message, statement),
             // Meant for a joiner that has no machine yet; a repeated answer finds it here.
             Message::Admitted(_) | Message::Refused(_) | Message::Offer(_) => {}
         }
@@ -550,6 +561,8 @@ impl Machine {
         match (purpose, result) {
             (Job::Initialise, Ok(TaskResult::Initialised { state, bytes })) => self.on_initialised(state, bytes),
             (Job::Train, Ok(TaskResult::Trained { payload, bytes, report })) => self.on_trained(payload, bytes, report),
+            (Job::Train, Ok(TaskResult::Sum(SumResult::Trained))) => self.on_sum_trained(),
+            (Job::Sum(step), Ok(result)) => self.on_sum_computed(step, result),
             (Job::Aggregate, Ok(TaskResult::Aggregated { state, bytes, verdicts })) => {
                 self.on_aggregated(state, bytes, verdicts);
             }
@@ -588,6 +601,7 @@ impl Machine {
             Job::Aggregate => self.on_aggregation_failed(&failure),
             Job::Check => self.on_check_failed(),
             Job::Mix => self.on_mixing_failed(),
+            Job::Sum(step) => self.on_sum_failed(step, &failure),
             _ => {}
         }
     }
@@ -884,8 +898,16 @@ impl Machine {
                 JournalEntry::Mixed { .. } | JournalEntry::Entered(_) | JournalEntry::Departed(_) => {
                     self.restore_gossip(entry);
                 }
+                JournalEntry::Unmasked { term, .. } => self.work.summing.answered = Some(term),
             }
         }
+        let of_term = |claim: &Signed<Message>| {
+            let verified = claim.verify().ok();
+            let masked = verified.as_ref().and_then(|claim| claim.value().claim()?.1);
+            masked.is_none_or(|term| term == self.succession.term)
+        };
+        // A masked update is of one term; in a later one there are other masks.
+        self.work.training.claim = self.work.training.claim.take().filter(of_term);
     }
 
     /// The shortest journal that restores this machine: for the driver to replace a long one by.

@@ -10,6 +10,7 @@ use crate::invite::{Admission, InviteProof};
 use crate::limits;
 use crate::session::{Lifecycle, Roster};
 use crate::signed::{Content, Signed, signature_holds};
+use crate::sum::{SumOpening, SumStatement, SumWord};
 use crate::task::{MemberVerdict, Round, TrainReport, UpdateRef};
 
 /// Counts the coordinators of one round: term 0 is led by the member that the last settlement names, each next term
@@ -55,10 +56,12 @@ pub enum Message {
     Ask(Box<InviteProof>),
     /// The issuer's answer to one who would be admitted now.
     Offer(Box<Offer>),
+    /// A step of a secure sum.
+    Sum(Box<SumStatement>),
 }
 
 impl Content for Message {
-    const DOMAIN: &'static [u8] = b"synod/message/1";
+    const DOMAIN: &'static [u8] = b"synod/message/2";
 }
 
 /// What an admitted member needs to begin.
@@ -273,6 +276,8 @@ pub struct Proposal {
     pub faults: Vec<(Signed<Message>, Signed<Message>)>,
     /// For a term above 0: a majority of term changes. The body must be the one locked in the highest term, if any is.
     pub justification: Vec<Signed<Message>>,
+    /// In a session of secure sums: what lifts the masks of the updates in `body.used`.
+    pub opening: Option<SumOpening>,
 }
 
 /// A vote. A member votes once a term, and only for what it has checked.
@@ -406,6 +411,19 @@ impl Message {
             Message::Leave { .. } => "leave",
             Message::Ask(_) => "ask",
             Message::Offer(_) => "offer",
+            Message::Sum(statement) => statement.kind(),
+        }
+    }
+
+    /// The announcement of an update in it, and the term that a masked one is for.
+    pub(crate) fn claim(&self) -> Option<(&UpdateClaim, Option<Term>)> {
+        match self {
+            Message::Update(claim) => Some((claim, None)),
+            Message::Sum(statement) => match &statement.word {
+                SumWord::Masked(claim) => Some((claim, Some(statement.term))),
+                _ => None,
+            },
+            _ => None,
         }
     }
 
@@ -416,6 +434,7 @@ impl Message {
             Message::Proposal(proposal) => Some(proposal.body.round),
             Message::Vote(vote) => Some(vote.round),
             Message::TermChange(change) => Some(change.round),
+            Message::Sum(statement) => Some(statement.round),
             _ => None,
         }
     }
@@ -427,11 +446,13 @@ impl Message {
                 proposal.body.used.len() <= limits::MEMBERS
                     && proposal.claims.len() == proposal.body.used.len()
                     && proposal.body.roster.len() <= limits::MEMBERS
+                    && proposal.opening.as_ref().is_none_or(SumOpening::within_limits)
             }
             Message::Settled(settlement) => settlement.body.roster.len() <= limits::MEMBERS,
             Message::Settlements(list) => list.len() <= limits::CATCH_UP_SETTLEMENTS,
             Message::Admitted(welcome) => welcome.config.len() <= limits::CONFIG_BYTES,
             Message::Offer(offer) => offer.config.len() <= limits::CONFIG_BYTES,
+            Message::Sum(statement) => statement.within_limits(),
             _ => true,
         }
     }

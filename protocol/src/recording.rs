@@ -15,10 +15,11 @@ use crate::message::Message;
 use crate::reject::Reject;
 use crate::session::Terms;
 use crate::signed::{Signed, SignedError};
+use crate::sum::SumTerms;
 use crate::task::{JobId, TaskFailure, TaskResult};
 
 /// First bytes of a recording: magic and version.
-const MAGIC: [u8; 5] = *b"SYNR\x01";
+const MAGIC: [u8; 5] = *b"SYNR\x02";
 
 /// What a machine is made of, less its secret.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -28,6 +29,7 @@ struct Head {
     name: String,
     creator: PeerId,
     terms: Terms,
+    sums: Option<SumTerms>,
     config: Vec<u8>,
     journal: Vec<JournalEntry>,
     now: Time,
@@ -138,6 +140,7 @@ pub fn head(me: PeerId, info: &SessionInfo, journal: &[JournalEntry], now: Time)
         name: info.name.clone(),
         creator: info.creator,
         terms: info.terms.clone(),
+        sums: info.sums,
         config: info.config.to_vec(),
         journal: journal.to_vec(),
         now,
@@ -168,6 +171,7 @@ pub fn replay(mut bytes: &[u8], identity: Identity) -> Result<Replayed, ReplayEr
         name: head.name.clone(),
         creator: head.creator,
         terms: head.terms,
+        sums: head.sums,
         config: head.config.into(),
     };
     let mut machine = Machine::new(identity, info, head.journal, head.now);
@@ -299,6 +303,7 @@ mod tests {
             name: "alone".into(),
             creator: identity().peer_id(),
             terms,
+            sums: None,
             config: b"config"[..].into(),
         };
         let now = Time(1_000);
@@ -348,6 +353,7 @@ mod tests {
             },
             Task::Evaluate { .. } => TaskResult::Evaluated { loss: 1.0, tokens: 1 },
             Task::Mix { .. } => unreachable!("the test's session is federated"),
+            Task::Sum(task) => panic!("{task:?} in a session without secure sums"),
         })
     }
 

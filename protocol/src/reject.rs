@@ -54,6 +54,12 @@ pub enum Reject {
     /// A settlement whose votes do not hold.
     #[error("settlement without the votes it needs")]
     BadSettlement,
+    /// Shares of a secure sum's secret that do not give what its owner announced.
+    #[error("shares that do not give the secret that was announced")]
+    WrongShares,
+    /// A request of a secure sum that would lay one member's update open.
+    #[error("asked for shares that would lay one member's update open")]
+    SinglesOut,
 }
 
 impl Reject {
@@ -65,8 +71,8 @@ impl Reject {
             Reject::NotEntitled | Reject::ForeignSession | Reject::Replay => 5,
             Reject::StaleBase => 10,
             Reject::Malformed | Reject::BadSignature | Reject::Oversize | Reject::Undecodable => 25,
-            Reject::WrongDigest | Reject::BadSettlement => 50,
-            Reject::BadProposal | Reject::WrongState | Reject::Equivocation => 100,
+            Reject::WrongDigest | Reject::BadSettlement | Reject::WrongShares => 50,
+            Reject::BadProposal | Reject::WrongState | Reject::Equivocation | Reject::SinglesOut => 100,
         }
     }
 }

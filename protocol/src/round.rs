@@ -4,7 +4,9 @@
 pub(crate) mod aggregating;
 pub(crate) mod exchanging;
 pub(crate) mod founding;
+pub(crate) mod gathering;
 pub(crate) mod settling;
+pub(crate) mod summing;
 pub(crate) mod training;
 
 use std::collections::BTreeMap;
@@ -19,6 +21,8 @@ use crate::signed::Signed;
 pub(crate) struct Round {
     /// This member's own update.
     pub training: training::Training,
+    /// This member's part in a secure sum.
+    pub summing: summing::Summing,
     /// The coordinator's duty, while this member has it.
     pub lead: Option<exchanging::Lead>,
     /// The proposal that this member is checking.
@@ -37,7 +41,7 @@ impl Round {
             Phase::Settling
         } else if self.lead.as_ref().is_some_and(exchanging::Lead::is_aggregating) || self.check.is_some() {
             Phase::Aggregating
-        } else if self.training.claim.is_some() {
+        } else if self.training.claim.is_some() || self.summing.ready {
             Phase::Exchanging
         } else if founding || self.training.failed.is_some() {
             Phase::Idle
@@ -66,6 +70,7 @@ impl Round {
                 proposal: proposal.clone(),
             })
             .collect();
+        entries.extend(self.summing.snapshot(round));
         if let Some(vote) = &self.vote {
             entries.push(JournalEntry::Voted {
                 round,

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::identity::{BlobId, PeerId};
+use crate::sum::{SumResult, SumTask};
 
 /// Counts rounds; round 0 is the founding settlement, training begins with round 1.
 pub type Round = u64;
@@ -48,6 +49,8 @@ pub enum Task {
         /// The neighbours' models that are here, sorted by peer; their payloads are in the store.
         neighbours: Vec<Share>,
     },
+    /// A step of a secure sum.
+    Sum(Box<SumTask>),
 }
 
 /// A member's model in a mix.
@@ -171,6 +174,8 @@ pub enum TaskResult {
         /// NaN without an own model or without neighbours.
         distance: f32,
     },
+    /// For `Task::Sum`, where it gives neither an update nor a state, and for `Task::Train` in a session of secure sums.
+    Sum(SumResult),
 }
 
 /// Why the worker has no result. The sentence is for the operator.

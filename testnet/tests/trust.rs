@@ -12,7 +12,12 @@ const ROUNDS: u64 = 24;
 
 /// A session among so many members as the trust fills it in, with the misdeeds that the trust reckons with.
 fn cell(trust: Trust) -> Scenario {
-    let peers: u32 = if trust.privacy { 48 } else { 9 };
+    // Noise of each member for itself needs many to average it; that of a sum does not.
+    let peers: u32 = match (trust.privacy, trust.members) {
+        (true, false) => 48,
+        (true, true) => 16,
+        (false, _) => 9,
+    };
     let mut file = SessionFile {
         name: "cell".to_owned(),
         ..SessionFile::default()
@@ -34,9 +39,14 @@ fn cell(trust: Trust) -> Scenario {
     (scenario.pre, scenario.rule) = (aggregation.pre, aggregation.rule);
     (scenario.outer, scenario.worker) = (aggregation.outer, aggregation.worker);
     scenario.privacy = aggregation.privacy;
-    if let PrivacyConfig::LocalDp(local) = &mut scenario.privacy {
-        // What the advice asks the creator to measure: the size of this objective's updates once it has nearly learnt.
-        local.clip_norm = 0.1;
+    // What the advice asks the creator to measure: the size of this objective's updates once it has nearly learnt.
+    match &mut scenario.privacy {
+        PrivacyConfig::LocalDp(local) => local.clip_norm = 0.1,
+        PrivacyConfig::SecureSum(sums) => {
+            sums.range = 0.1;
+            sums.noise.as_mut().expect("privacy was asked for").clip_norm = 0.1;
+        }
+        PrivacyConfig::None | PrivacyConfig::CentralDp(_) => {}
     }
     let flips = if trust.members { 0 } else { Trust::faults(peers) };
     // Peer 0 founds the session and coordinates first.

@@ -33,6 +33,7 @@ pub mod samples;
 pub mod schedules;
 #[cfg(feature = "engine")]
 mod second_gradient;
+pub mod secure_sum;
 pub mod synthetic;
 pub mod trainer;
 pub mod worker;

@@ -20,9 +20,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use synod_aggregation::encoding::feedback::FeedbackError;
 use synod_aggregation::privacy::accountant::AccountantError;
-use synod_aggregation::privacy::ledger::{Ledger, LedgerError};
+use synod_aggregation::privacy::ledger::{Event, Ledger, LedgerError};
 use synod_aggregation::privacy::noise::{GaussianMechanism, NoiseError, NoiseSeed};
-use synod_aggregation::privacy::{LocalDp, PrivacyConfig, Unit};
+use synod_aggregation::privacy::{LocalDp, PrivacyConfig, SecureSumConfig, Unit};
 use synod_aggregation::{Encoder, Feedback, FeedbackState};
 use synod_protocol::task::Round;
 
@@ -97,6 +97,8 @@ pub struct Ready {
 pub struct MemberState {
     config: MemberStateConfig,
     local: Option<LocalDp>,
+    /// Secure sums with noise in them: masking an update is a release.
+    summed: Option<PrivacyConfig>,
     after: BTreeMap<Round, Carried>,
     released: Ledger,
 }
@@ -159,21 +161,22 @@ impl MemberState {
 
     /// The same in a session with this privacy.
     pub fn private(mut self, privacy: &PrivacyConfig) -> Self {
-        self.local = match privacy {
-            PrivacyConfig::LocalDp(local) => Some(*local),
-            _ => None,
-        };
+        match privacy {
+            PrivacyConfig::LocalDp(local) => self.local = Some(*local),
+            PrivacyConfig::SecureSum(SecureSumConfig { noise: Some(_), .. }) => self.summed = Some(privacy.clone()),
+            PrivacyConfig::None | PrivacyConfig::SecureSum(_) | PrivacyConfig::CentralDp(_) => {}
+        }
         self
     }
 
     /// Whether members of this session carry nothing.
     pub fn is_stateless(&self) -> bool {
-        self.config.is_stateless() && self.local.is_none()
+        self.config.is_stateless() && !self.must_be_kept()
     }
 
     /// Whether what is stored must not be lost: an account of releases that began anew would promise too much.
     pub fn must_be_kept(&self) -> bool {
-        self.local.is_some()
+        self.local.is_some() || self.summed.is_some()
     }
 
     /// Takes up what was stored after an earlier round.
@@ -218,19 +221,7 @@ impl MemberState {
     /// Clips and noises an update that is about to leave, if the session is private, and enters it into the account.
     fn release(&mut self, update: &mut [f32]) -> Result<(), ReleaseError> {
         let Some(local) = self.local else { return Ok(()) };
-        let privacy = PrivacyConfig::LocalDp(local);
-        let (event, (budget, accountant)) = privacy
-            .round_event()
-            .zip(privacy.budget())
-            .expect("local privacy has both");
-        if let Some(spent) = self.released.would_exceed(&event, &budget, accountant)? {
-            return Err(ReleaseError::Spent {
-                spent,
-                epsilon: budget.epsilon,
-                delta: budget.delta,
-                releases: self.releases(),
-            });
-        }
+        let event = self.affordable(&PrivacyConfig::LocalDp(local))?;
         if local.unit == Unit::Update {
             let mut seed = [0; 32];
             getrandom::fill(&mut seed).map_err(|error| ReleaseError::Randomness(error.to_string()))?;
@@ -239,6 +230,54 @@ impl MemberState {
         }
         self.released.append(event)?;
         Ok(())
+    }
+
+    /// The event of one release, if the budget allows it.
+    fn affordable(&self, privacy: &PrivacyConfig) -> Result<Event, ReleaseError> {
+        let (event, (budget, accountant)) = privacy
+            .round_event()
+            .zip(privacy.budget())
+            .expect("privacy with noise has both");
+        match self.released.would_exceed(&event, &budget, accountant)? {
+            None => Ok(event),
+            Some(spent) => Err(ReleaseError::Spent {
+                spent,
+                epsilon: budget.epsilon,
+                delta: budget.delta,
+                releases: self.releases(),
+            }),
+        }
+    }
+
+    /// Whether one more noised update may enter a secure sum. Asked before training, too: nobody waits for one who cannot.
+    pub fn may_be_summed(&self) -> Result<(), ReleaseError> {
+        self.summed
+            .as_ref()
+            .map_or(Ok(()), |privacy| self.affordable(privacy).map(|_| ()))
+    }
+
+    /// Keeps what a prepared update leaves behind, which a secure sum will not encode: the bytes to store.
+    pub fn keep(&mut self, ready: Ready) -> Vec<u8> {
+        let Ready { round, carried } = ready;
+        let bytes = to_bytes(round, &carried, &self.released);
+        self.after.insert(round, carried);
+        self.forget();
+        bytes
+    }
+
+    /// Enters a masked update with noise into the account: the bytes to store before it is announced. Each term of a round
+    /// in which it is masked again, with other noise, is another release.
+    pub fn charge_sum(&mut self, round: Round) -> Result<Vec<u8>, ReleaseError> {
+        if let Some(privacy) = &self.summed {
+            let event = self.affordable(privacy)?;
+            self.released.append(event)?;
+        }
+        let feedback = || self.config.feedback.start(0);
+        let carried = self.after.get(&round).cloned().unwrap_or_else(|| Carried {
+            momentum: Vec::new(),
+            feedback: feedback(),
+        });
+        Ok(to_bytes(round, &carried, &self.released))
     }
 
     /// Releases that the account holds.

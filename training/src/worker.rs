@@ -3,14 +3,17 @@
 
 use synod_aggregation::mixing::{MixingConfig, Neighbour, Neighbourhood};
 use synod_aggregation::privacy::PrivacyConfig;
+use synod_aggregation::privacy::secure_sum::MIN_MEMBERS;
 use synod_aggregation::{CombineError, Combiner, OuterState, PayloadVerdict, VerdictOutcome};
 use synod_aggregation::{Contribution, RuleConfig, Verdict};
 use synod_protocol::identity::{BlobId, PeerId};
+use synod_protocol::sum::{OpenSum, SumResult, SumScope, SumTask};
 use synod_protocol::task::{
     MemberVerdict, Outcome, Round, Share, Task, TaskFailure, TaskResult, TrainReport, UpdateRef,
 };
 
-use crate::member_state::{MemberState, MemberStateConfig, MemberStateError};
+use crate::member_state::{MemberState, MemberStateConfig, MemberStateError, Ready, ReleaseError};
+use crate::secure_sum::{Draw, Held, SumBench};
 use crate::trainer::{Continue, Evaluation, Progress, TrainError, Trainer};
 
 /// Reads a blob of the store by its id; the sentence of a failure is for the operator.
@@ -42,6 +45,8 @@ pub struct Worker {
     own: MemberState,
     /// How it mixes with its neighbours, in a session without a coordinator.
     mixing: Option<MixingConfig>,
+    /// Its part in secure sums, in a session that has them.
+    sums: Option<SumBench>,
 }
 
 impl Worker {
@@ -54,6 +59,7 @@ impl Worker {
             evaluated: None,
             own: MemberState::new(MemberStateConfig::default()),
             mixing: None,
+            sums: None,
         }
     }
 
@@ -66,6 +72,29 @@ impl Worker {
     /// The same worker in a session whose members carry this from update to update, and protect what they send so.
     pub fn carrying(mut self, config: MemberStateConfig, privacy: &PrivacyConfig) -> Self {
         self.own = MemberState::new(config).private(privacy);
+        self
+    }
+
+    /// The same worker as this member's. Where the session sums securely, it takes part in the sums.
+    pub fn of_member(mut self, member: PeerId, privacy: &PrivacyConfig) -> Self {
+        if let PrivacyConfig::SecureSum(config) = privacy {
+            self.sums = Some(SumBench::new(member, *config, self.trainer.layout().len()));
+        }
+        self
+    }
+
+    /// Forgets what a process forgets when it ends: secrets of sums, and an update that waits to be masked.
+    pub fn forget_sums(&mut self) {
+        if let Some(sums) = &mut self.sums {
+            sums.forget();
+        }
+    }
+
+    /// The same worker with another source of secrets for its sums, so that a simulation can be repeated. Never in a node.
+    pub fn drawing(mut self, draw: Draw) -> Self {
+        if let Some(sums) = &mut self.sums {
+            sums.draw = draw;
+        }
         self
     }
 
@@ -97,6 +126,7 @@ impl Worker {
             Task::Aggregate { base, updates, .. } => self.aggregate(base, updates, read),
             Task::Evaluate { state, .. } => self.evaluate(state, read),
             Task::Mix { own, neighbours, .. } => self.mix(own.as_ref(), neighbours, read),
+            Task::Sum(task) => self.sum(task, read),
         }
     }
 
@@ -117,6 +147,7 @@ impl Worker {
         read: &mut ReadBlob<'_>,
         progress: &mut OnProgress<'_>,
     ) -> Result<Done, TaskFailure> {
+        self.own.may_be_summed().map_err(released)?;
         let state = self.take_state(base, read)?;
         let heldout = self.measure(base, &state.parameters);
         let trained = self.trainer.train(round, &state.parameters, progress);
@@ -148,7 +179,10 @@ impl Worker {
             }));
         }
         let ready = self.own.prepare(round, &mut update);
-        let ready = ready.map_err(|error| TaskFailure::Environment(error.to_string()))?;
+        let ready = ready.map_err(released)?;
+        if self.sums.is_some() {
+            return Ok(self.hold(ready, round, update, report));
+        }
         let mut payload = Vec::new();
         let carried = self.own.encode(ready, self.combiner.encoder(), &update, &mut payload);
         let id = BlobId::of(&payload);
@@ -157,17 +191,125 @@ impl Worker {
             bytes: payload.len() as u64,
             report,
         };
-        let mut blobs = vec![(id, payload)];
+        Ok(self.with_state(result, round, carried, vec![(id, payload)]))
+    }
+
+    /// Keeps an update in the clear until it is masked: it never becomes a blob.
+    fn hold(&mut self, ready: Ready, round: Round, update: Vec<f32>, report: TrainReport) -> Done {
+        if let Some(sums) = &mut self.sums {
+            sums.held = Some(Held { round, update, report });
+        }
+        let carried = self.own.keep(ready);
+        self.with_state(TaskResult::Sum(SumResult::Trained), round, carried, Vec::new())
+    }
+
+    /// A result beside blobs, and this member's state after the round, if it has one.
+    fn with_state(
+        &self,
+        result: TaskResult,
+        round: Round,
+        carried: Vec<u8>,
+        mut blobs: Vec<(BlobId, Vec<u8>)>,
+    ) -> Done {
         let mut member_state = None;
         if !self.own.is_stateless() {
             let state = BlobId::of(&carried);
             member_state = Some((round, state));
             blobs.push((state, carried));
         }
-        Ok(Done {
+        Done {
             result,
             blobs,
             member_state,
+        }
+    }
+
+    fn sum(&mut self, task: &SumTask, read: &mut ReadBlob<'_>) -> Result<Done, TaskFailure> {
+        let Some(sums) = &mut self.sums else {
+            return Err(TaskFailure::Environment("this session has no secure sums".to_owned()));
+        };
+        let result = match task {
+            SumTask::Keys(scope) => sums.keys(scope)?,
+            SumTask::Share { scope, keys } => sums.share(scope, keys)?,
+            SumTask::Mask { scope, sealed } => return self.mask(scope, sealed),
+            SumTask::Answer { scope, request } => sums.answer(scope, request)?,
+            SumTask::Open {
+                scope,
+                keys,
+                request,
+                replies,
+            } => sums.open(scope, keys, request, replies)?,
+            SumTask::Settle { base, updates, open } => return self.settle_sum(base, updates, open, read),
+        };
+        Ok(Done {
+            result: TaskResult::Sum(result),
+            blobs: Vec::new(),
+            member_state: None,
+        })
+    }
+
+    fn mask(&mut self, scope: &SumScope, sealed: &[(PeerId, Vec<u8>)]) -> Result<Done, TaskFailure> {
+        let sums = self.sums.as_mut().expect("asked for by `sum`, which has seen it");
+        let masked = match sums.mask(scope, sealed)? {
+            Ok(masked) => masked,
+            Err(dealer) => {
+                return Ok(Done {
+                    result: TaskResult::Sum(SumResult::Spoilt(dealer)),
+                    blobs: Vec::new(),
+                    member_state: None,
+                });
+            }
+        };
+        let report = sums.held.as_ref().expect("just masked").report;
+        let carried = self.own.charge_sum(scope.round).map_err(released)?;
+        let id = BlobId::of(&masked);
+        let result = TaskResult::Trained {
+            payload: id,
+            bytes: masked.len() as u64,
+            report,
+        };
+        Ok(self.with_state(result, scope.round, carried, vec![(id, masked)]))
+    }
+
+    fn settle_sum(
+        &mut self,
+        base: &BlobId,
+        updates: &[UpdateRef],
+        open: &OpenSum,
+        read: &mut ReadBlob<'_>,
+    ) -> Result<Done, TaskFailure> {
+        let state = self.take_state(base, read)?;
+        let sums = self.sums.as_ref().expect("asked for by `sum`, which has seen it");
+        let survivors: Vec<PeerId> = updates.iter().map(|update| update.peer).collect();
+        let mut payload = |at: usize| fetch(&updates[at].payload, "masked update", read);
+        let mean = match survivors.len() < MIN_MEMBERS {
+            true => Err(TaskFailure::Unusable("a sum of so few hides nobody".to_owned())),
+            false => sums.mean(open, &survivors, &mut payload),
+        };
+        let max_weight = u64::from(sums.config.max_weight);
+        let settled = mean.and_then(|(mean, total)| {
+            let next = self.combiner.settle_mean(&state, &mean).map_err(unusable)?;
+            Ok((next, total))
+        });
+        self.current = Some((*base, state));
+        let (next, total) = settled?;
+        // Weights of single members are masked: these are what they say that they are.
+        let weight = |update: &UpdateRef| update.tokens.clamp(1, max_weight) as f32 / total as f32;
+        let verdicts = updates.iter().map(|update| MemberVerdict {
+            peer: update.peer,
+            weight: weight(update),
+            outcome: Outcome::Used,
+        });
+        let verdicts = verdicts.collect();
+        let (id, bytes, blobs) = self.adopt(next);
+        Ok(Done {
+            result: TaskResult::Aggregated {
+                state: id,
+                bytes,
+                verdicts,
+            },
+            blobs,
+            member_state: None,
         })
     }
 
@@ -421,6 +563,10 @@ fn fetch(id: &BlobId, what: &str, read: &mut ReadBlob<'_>) -> Result<Vec<u8>, Ta
 }
 
 fn environment(error: TrainError) -> TaskFailure {
+    TaskFailure::Environment(error.to_string())
+}
+
+fn released(error: ReleaseError) -> TaskFailure {
     TaskFailure::Environment(error.to_string())
 }
 

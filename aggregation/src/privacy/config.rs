@@ -251,7 +251,7 @@ impl PrivacyConfig {
         let Some((event, (budget, accountant))) = self.round_event().zip(self.budget()) else {
             let text = match self {
                 Self::SecureSum(_) => {
-                    "The coordinator sees sums of updates, never a single one. What the sums themselves tell is not bounded."
+                    "Members see sums of updates, never a single one, if no more of them help the coordinator than the threshold leaves out. What the sums themselves tell is not bounded."
                 }
                 _ => "Updates are seen by the session's members as they are.",
             };

@@ -127,6 +127,7 @@ fn look(
         Need::of("issuer", Ok("it answers, and would let this node in".to_owned())),
         requirements::session(&config, &offer),
         requirements::model(&config),
+        requirements::privacy(&config),
         match invite.permission().roles.has(Role::Trainer) {
             true => requirements::data(data.as_ref(), &config),
             false => Need::of("data", Ok("none is needed: the key is for no trainer".to_owned())),

@@ -230,6 +230,8 @@ pub struct ConfigView {
     pub canonical_hex: String,
     /// The same for people.
     pub config: serde_json::Value,
+    /// What the session promises of its members' privacy, in a sentence.
+    pub privacy: String,
 }
 
 /// `POST /v1/sessions`.

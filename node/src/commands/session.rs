@@ -135,13 +135,15 @@ pub fn show(dir: &DataDir, args: &NameArgs, terminal: Terminal) -> Outcome {
     let (view, config): (SessionView, ConfigView) =
         converse(async { Ok((client.get(&path).await?, client.get(&format!("{path}/config")).await?)) })?;
     if args.json {
-        terminal.print_json(&serde_json::json!({ "session": view, "config": config.config }));
+        terminal
+            .print_json(&serde_json::json!({ "session": view, "config": config.config, "privacy": config.privacy }));
         return Ok(());
     }
     terminal.print(describe(&view));
     if let Some(graph) = graph_of(&view, &config) {
         terminal.print(format!("graph        {graph}"));
     }
+    terminal.print(format!("privacy      {}", config.privacy));
     terminal.print(format!("\n{:#}", config.config));
     Ok(())
 }

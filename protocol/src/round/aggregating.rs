@@ -11,6 +11,7 @@ use crate::reject::{Evidence, Reject};
 use crate::round::exchanging::Stage;
 use crate::session::Verification;
 use crate::signed::{Signed, Verified};
+use crate::sum::SumTask;
 use crate::task::{MemberVerdict, Outcome, Task, TaskFailure};
 
 /// A proposal under examination.
@@ -67,6 +68,11 @@ impl Machine {
             return;
         }
         lead.stage = Stage::Collecting;
+        if self.info.sums.is_some() && matches!(failure, TaskFailure::Unusable(_)) {
+            // Some member spoilt the sum, and nobody can tell which.
+            return self.restart_sum();
+        }
+        let Some(lead) = &mut self.work.lead else { return };
         match failure {
             // Too few decodable updates for the rule: collecting goes on, and those of others may come.
             TaskFailure::Unusable(_) => lead.not_before = now.after_ms(wait),
@@ -184,15 +190,12 @@ impl Machine {
             .iter()
             .map(|used| used.update.clone())
             .collect();
-        let round = self.round();
-        self.compute(
-            Job::Check,
-            Task::Aggregate {
-                round,
-                base: base.state,
-                updates,
-            },
-        );
+        let (round, base) = (self.round(), base.state);
+        let task = match self.open_sum(check.proposal()) {
+            Some(open) => Task::Sum(Box::new(SumTask::Settle { base, updates, open })),
+            None => Task::Aggregate { round, base, updates },
+        };
+        self.compute(Job::Check, task);
     }
 
     pub(crate) fn on_checked(&mut self, state: BlobId, bytes: u64, verdicts: &[MemberVerdict]) {

@@ -10,6 +10,7 @@ use crate::identity::{BodyId, PeerId, SignatureBytes};
 use crate::machine::{Job, Machine};
 use crate::message::{Message, Phase, Proposal, Term, UpdateClaim};
 use crate::reject::{Evidence, Reject};
+use crate::round::gathering::Gathering;
 use crate::session::Role;
 use crate::signed::{Signed, Verified};
 use crate::task::Task;
@@ -40,6 +41,8 @@ pub(crate) struct Lead {
     pub not_before: Time,
     /// Since when too few trainers are there to ever fill the round.
     pub lacking_since: Option<Time>,
+    /// The secure sum of the term, in a session that has them.
+    pub gathering: Gathering,
 }
 
 /// A member's claim, and whether its payload is here.
@@ -93,6 +96,7 @@ impl Lead {
             faults: BTreeMap::new(),
             not_before: opened,
             lacking_since: None,
+            gathering: Gathering::default(),
         }
     }
 
@@ -107,10 +111,10 @@ impl Lead {
 
 impl Claimed {
     pub(crate) fn claim(&self) -> &UpdateClaim {
-        match self.message.value() {
-            Message::Update(claim) => claim,
-            other => unreachable_claim(other),
-        }
+        let message = self.message.value();
+        message
+            .claim()
+            .map_or_else(|| unreachable_claim(message), |(claim, _)| claim)
     }
 }
 
@@ -125,6 +129,16 @@ impl Machine {
         if !self.is_current(from, claim.round, "update") {
             return;
         }
+        if self.sums() {
+            // An update in the clear, where all must be masked.
+            return self.charge(Evidence::plain(from, Reject::NotEntitled, self.round(), "update"));
+        }
+        self.on_claim(message, claim, "update");
+    }
+
+    /// An announced update, masked or not, of the current round.
+    pub(crate) fn on_claim(&mut self, message: &Verified<Message>, claim: &UpdateClaim, kind: &str) {
+        let from = message.signer();
         let reject = if !self.roster().has(&from, Role::Trainer) {
             Some(Reject::NotEntitled)
         } else if self.base.is_some_and(|base| base.state != claim.base) {
@@ -135,7 +149,7 @@ impl Machine {
             None
         };
         match reject {
-            Some(reject) => self.charge(Evidence::plain(from, reject, self.round(), "update")),
+            Some(reject) => self.charge(Evidence::plain(from, reject, self.round(), kind)),
             None => self.take_claim(message),
         }
     }
@@ -143,7 +157,7 @@ impl Machine {
     /// Takes a claim that passed its checks, if this member leads.
     pub(crate) fn take_claim(&mut self, message: &Verified<Message>) {
         let (from, me, now) = (message.signer(), self.me, self.now);
-        let Message::Update(claim) = message.value() else {
+        let Some((claim, _)) = message.value().claim() else {
             return;
         };
         let (blob, bytes) = (claim.payload, claim.bytes);
@@ -226,7 +240,7 @@ impl Machine {
         lead.claims.iter().filter_map(usable).collect()
     }
 
-    fn is_usable(&self, lead: &Lead, peer: &PeerId) -> bool {
+    pub(crate) fn is_usable(&self, lead: &Lead, peer: &PeerId) -> bool {
         !lead.faults.contains_key(peer) && !self.reputation.is_banned(peer)
     }
 
@@ -274,6 +288,9 @@ impl Machine {
 
     /// When collecting ends though members are missing; None while a quorum is not in.
     pub(crate) fn collecting_deadline(&self) -> Option<Time> {
+        if self.sums() {
+            return self.sum_deadline();
+        }
         let lead = self.work.lead.as_ref().filter(|lead| lead.is_collecting())?;
         let offsets: Vec<u64> = self
             .usable_updates(lead)
@@ -289,6 +306,9 @@ impl Machine {
 
     /// Ends collecting when every living trainer is in, or at the deadline.
     pub(crate) fn try_to_close(&mut self) {
+        if self.sums() {
+            return self.try_to_sum();
+        }
         let Some(lead) = self.work.lead.as_ref().filter(|lead| lead.is_collecting()) else {
             return;
         };
@@ -322,7 +342,7 @@ impl Machine {
     }
 
     /// Whether an update of `peer` may still come.
-    fn is_waited_for(&self, lead: &Lead, peer: &PeerId) -> bool {
+    pub(crate) fn is_waited_for(&self, lead: &Lead, peer: &PeerId) -> bool {
         let given_up = |claimed: &Claimed| match claimed.payload {
             Payload::Fetching => false,
             Payload::Failed => claimed.attempts >= FETCH_ATTEMPTS,

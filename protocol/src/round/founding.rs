@@ -82,6 +82,7 @@ impl Machine {
         self.work.lead = Some(Lead::new(0, self.now));
         let (claims, leaves, faults, justification) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         self.issue(Proposal {
+            opening: None,
             term: 0,
             body,
             claims,

@@ -89,6 +89,7 @@ impl Machine {
             lead: heir.unwrap_or(self.me),
         };
         let (term, justification) = (lead.term, lead.justification.clone());
+        let opening = lead.gathering.opening.clone();
         self.issue(Proposal {
             term,
             body,
@@ -97,6 +98,7 @@ impl Machine {
             leaves,
             faults,
             justification,
+            opening,
         });
     }
 
@@ -315,26 +317,33 @@ impl Machine {
 
     fn are_updates_justified(&self, proposal: &Proposal) -> bool {
         let body = &proposal.body;
+        if body.used.is_empty() {
+            // Without any update it may let members in and out, and leaves the model as it is.
+            let comes_or_goes = !(proposal.admissions.is_empty() && body.left.is_empty());
+            let of_roster_alone = body.state == body.base && comes_or_goes && proposal.opening.is_none();
+            return of_roster_alone && self.are_absences_sound(body) || self.is_nothing_justified(proposal);
+        }
         let sorted = body.used.is_sorted_by(|a, b| a.update.peer < b.update.peer);
         let trainers = self
             .roster()
             .with(Role::Trainer)
             .filter(|peer| !body.expelled.contains(peer))
             .count();
-        // Without any update it may let members in and out, and leaves the model as it is.
-        let comes_or_goes = !(proposal.admissions.is_empty() && body.left.is_empty());
-        let of_roster_alone = body.used.is_empty() && body.state == body.base && comes_or_goes;
-        let enough = of_roster_alone || body.used.len() >= self.info.terms.updates_needed(trainers);
-        if !sorted || !enough {
+        if !sorted || body.used.len() < self.info.terms.updates_needed(trainers) {
+            return false;
+        }
+        let opened = proposal.opening.is_none() || self.open_sum(proposal).is_some();
+        if self.sums() != proposal.opening.is_some() || !opened {
             return false;
         }
         let holds = |(used, signed): (&UsedUpdate, &Signed<Message>)| {
             let Ok(verified) = signed.verify() else { return false };
-            let Message::Update(claim) = verified.value() else {
+            let Some((claim, masked)) = verified.value().claim() else {
                 return false;
             };
             let peer = used.update.peer;
             signed.signer() == peer
+                && masked == proposal.opening.as_ref().map(|opening| opening.term)
                 && signed.session() == self.info.session
                 && self.roster().has(&peer, Role::Trainer)
                 && (claim.round, claim.base) == (body.round, body.base)
@@ -344,6 +353,18 @@ impl Machine {
                 && used.verdict.peer == peer
         };
         body.used.iter().zip(&proposal.claims).all(holds) && self.are_absences_sound(body)
+    }
+
+    /// A round of secure sums may settle without updates where a coordinator was lost: the state stays.
+    fn is_nothing_justified(&self, proposal: &Proposal) -> bool {
+        let body = &proposal.body;
+        let stays = body.state == body.base
+            && self
+                .chain
+                .last()
+                .is_some_and(|last| body.state_bytes == last.body.state_bytes);
+        let bare = proposal.claims.is_empty() && proposal.opening.is_none();
+        self.sums() && proposal.term > 0 && stays && bare && self.are_absences_sound(body)
     }
 
     fn are_absences_sound(&self, body: &Body) -> bool {
@@ -402,10 +423,8 @@ impl Machine {
         let of_session = [&first, &second]
             .iter()
             .all(|claim| claim.session() == self.info.session);
-        let (Message::Update(a), Message::Update(b)) = (first.value(), second.value()) else {
-            return None;
-        };
-        let same_round = a.round == round && b.round == round;
+        let ((a, masked), (b, masked_too)) = (first.value().claim()?, second.value().claim()?);
+        let same_round = a.round == round && b.round == round && masked == masked_too;
         let convicted =
             of_session && same_round && first.signer() == second.signer() && first.signed() != second.signed();
         (convicted && self.roster().get(&first.signer()).is_some()).then(|| first.signer())

@@ -40,7 +40,7 @@ impl Machine {
         if self.chain.is_empty() || self.is_finished() || !self.roster().has(&self.me, Role::Trainer) {
             return;
         }
-        if self.work.training.claim.is_some() {
+        if self.work.training.claim.is_some() || self.work.summing.ready {
             return self.send_claim();
         }
         let collecting = self.work.lead.as_ref().is_none_or(Lead::is_collecting);
@@ -103,6 +103,9 @@ impl Machine {
 
     /// Sends the claim to whoever leads now. Repeated with each heartbeat until there is a proposal.
     pub(crate) fn send_claim(&mut self) {
+        if self.sums() {
+            return self.take_part();
+        }
         let Some(claim) = self.work.training.claim.clone() else {
             return;
         };

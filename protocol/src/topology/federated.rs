@@ -136,6 +136,7 @@ impl Machine {
             self.train();
         }
         self.rise_to_the_voters();
+        self.ask_in_sum();
         self.repeat_proposal();
         self.resume_checking();
     }
@@ -292,7 +293,7 @@ impl Machine {
         }
     }
 
-    fn move_to_term(&mut self, term: Term) {
+    pub(crate) fn move_to_term(&mut self, term: Term) {
         let lost = self.coordinator();
         self.enter_term(term);
         let (round, next) = (self.round(), self.coordinator());
@@ -317,10 +318,14 @@ impl Machine {
         self.succession.claimed_at = self.succession.claimed_at.map(|_| self.now);
         self.work.lead = None;
         self.work.check = None;
+        if self.sums() {
+            self.work.training.claim = None;
+            self.work.summing.begin_term();
+        }
         self.drop_jobs(|job| {
             matches!(
                 job,
-                Job::Payload(_) | Job::Aggregate | Job::CheckPayload(_) | Job::Check
+                Job::Payload(_) | Job::Aggregate | Job::CheckPayload(_) | Job::Check | Job::Sum(_)
             )
         });
         self.train();
@@ -422,9 +427,13 @@ impl Machine {
         if self.succession.term > 0 {
             return self.try_to_lead();
         }
-        self.work.lead = Some(Lead::new(0, self.now));
         if let Some(signed) = self.work.own_proposals.get(&0).cloned() {
+            self.work.lead = Some(Lead::new(0, self.now));
             self.stand_by(signed);
+        } else if self.has_lost_a_sum(0) {
+            self.restart_sum();
+        } else {
+            self.work.lead = Some(Lead::new(0, self.now));
         }
     }
 
@@ -441,6 +450,9 @@ impl Machine {
             // It was elected before it crashed: the proposal that it signed holds the proof.
             self.work.lead = Some(Lead::new(term, self.now));
             return self.stand_by(signed);
+        }
+        if self.has_lost_a_sum(term) {
+            return self.restart_sum();
         }
         let promises = self.promises(term);
         if promises.len() < self.roster().majority() {

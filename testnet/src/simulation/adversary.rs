@@ -9,6 +9,7 @@ use synod_protocol::identity::{BlobId, BodyId, Identity, PeerId, SessionId};
 use synod_protocol::message::{Message, Proposal, UpdateClaim, Vote};
 use synod_protocol::reject::Reject;
 use synod_protocol::signed::{Signed, Verified};
+use synod_protocol::sum::{SumStatement, SumWord};
 use synod_protocol::task::{Task, TaskResult};
 use synod_training::Done;
 
@@ -72,6 +73,12 @@ pub enum Misdeed {
     Drift(f32),
     /// Announces another member's payload as its own.
     FreeRide,
+    /// In a secure sum, deals shares that do not open.
+    DealGarbage,
+    /// In a secure sum, reveals wrong shares.
+    LieInReply,
+    /// As coordinator of a secure sum, asks each member for one secret of a survivor, and then for its other one.
+    AskForBoth,
 }
 
 /// An adversary at work.
@@ -252,6 +259,9 @@ impl Adversary {
             (Misdeed::DoublePropose, Message::Proposal(proposal)) => {
                 self.propose_twice(output, signed, proposal, others, bent);
             }
+            (Misdeed::DealGarbage | Misdeed::LieInReply | Misdeed::AskForBoth, Message::Sum(statement)) => {
+                self.bend_sum(output, statement, bent);
+            }
             (Misdeed::Foreign, value) => {
                 let session = SessionId(self.dice.bytes());
                 bent.outputs
@@ -277,6 +287,33 @@ impl Adversary {
             }
             _ => bent.outputs.push(output),
         }
+    }
+
+    fn bend_sum(&mut self, output: Output, statement: &SumStatement, bent: &mut Bent) {
+        let mut word = statement.word.clone();
+        let mut first = None;
+        match (self.misdeed, &mut word) {
+            (Misdeed::DealGarbage, SumWord::Shares(sealed)) => {
+                sealed.iter_mut().for_each(|(_, bytes)| bytes.fill(7));
+            }
+            (Misdeed::LieInReply, SumWord::Reply(reply)) => {
+                let shares = reply.of_survivors.iter_mut().chain(&mut reply.of_dropped);
+                shares.for_each(|share| share[0] ^= 1);
+            }
+            (Misdeed::AskForBoth, SumWord::Request(request)) => {
+                first = Some(output.clone());
+                let dropped = request.survivors.pop();
+                request.dropped.extend(dropped);
+                request.dropped.sort_unstable();
+            }
+            _ => return bent.outputs.push(output),
+        }
+        let message = self.sign(&Message::Sum(Box::new(SumStatement {
+            word,
+            ..statement.clone()
+        })));
+        bent.outputs.extend(first);
+        bent.outputs.push(same_way(output, message));
     }
 
     /// Every second member gets a proposal that differs in what is harmless by itself: one update fewer, or another

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use synod_protocol::identity::{BlobId, BodyId, PeerId, SessionId, SignatureBytes};
 use synod_protocol::journal::JournalEntry;
 use synod_protocol::message::{Message, Settlement, Term};
-use synod_protocol::signed::Verified;
+use synod_protocol::signed::{Signed, Verified};
+use synod_protocol::sum::SumWord;
 use synod_protocol::task::{JobId, Round};
 
 /// The checkers by name, as scenarios and reports spell them.
@@ -16,7 +17,7 @@ pub enum Checker {
     Agreement,
     /// A settled state is not what its updates give.
     Validity,
-    /// An honest member signed two updates, votes or proposals that contradict each other, or broke a promise.
+    /// An honest member signed two updates, votes, proposals or answers to unmask that contradict each other, or broke a promise.
     Contradiction,
     /// An honest member said something before it was durable.
     PersistFirst,
@@ -79,6 +80,7 @@ pub struct Checkers {
     honest: Vec<bool>,
     index: BTreeMap<PeerId, usize>,
     updates: BTreeMap<Place, SignatureBytes>,
+    replies: BTreeMap<Place, SignatureBytes>,
     votes: BTreeMap<Place, BodyId>,
     proposals: BTreeMap<Place, (SignatureBytes, BodyId)>,
     promises: BTreeMap<usize, (Round, Term)>,
@@ -101,6 +103,7 @@ impl Checkers {
             jobs: vec![0; honest.len()],
             honest,
             updates: BTreeMap::new(),
+            replies: BTreeMap::new(),
             votes: BTreeMap::new(),
             proposals: BTreeMap::new(),
             promises: BTreeMap::new(),
@@ -157,7 +160,8 @@ impl Checkers {
     /// A peer made an entry durable. Returns true for a round that nobody honest had settled before.
     pub fn wrote(&mut self, at_ms: u64, peer: usize, entry: &JournalEntry) -> bool {
         match entry {
-            JournalEntry::Claimed { round, .. } => _ = self.durable.insert((0, peer, *round, 0)),
+            JournalEntry::Claimed { round, claim } => _ = self.durable.insert((0, peer, *round, term_of(claim))),
+            JournalEntry::Unmasked { round, term } => _ = self.durable.insert((4, peer, *round, *term)),
             JournalEntry::Voted { round, term, .. } => _ = self.durable.insert((1, peer, *round, *term)),
             JournalEntry::Proposed { round, term, .. } => _ = self.durable.insert((2, peer, *round, *term)),
             JournalEntry::Promised { round, term } => _ = self.durable.insert((3, peer, *round, *term)),
@@ -183,6 +187,27 @@ impl Checkers {
                     self.contradiction(at_ms, place, "announced two different updates");
                 }
                 self.durable_first(at_ms, 0, place, "update");
+            }
+            Message::Sum(statement) => {
+                let place = (peer, statement.round, statement.term);
+                let signature = message.signed().signature();
+                match &statement.word {
+                    SumWord::Masked(_) => {
+                        if *self.updates.entry(place).or_insert(signature) != signature {
+                            self.contradiction(at_ms, place, "masked two updates");
+                        }
+                        self.durable_first(at_ms, 0, place, "masked update");
+                    }
+                    SumWord::Reply(_) => {
+                        // One a round, whatever the term.
+                        let once = (peer, statement.round, 0);
+                        if *self.replies.entry(once).or_insert(signature) != signature {
+                            self.contradiction(at_ms, place, "answered two requests to unmask in a round");
+                        }
+                        self.durable_first(at_ms, 4, place, "answer to a request to unmask");
+                    }
+                    _ => {}
+                }
             }
             Message::Vote(vote) => {
                 let place = (peer, vote.round, vote.term);
@@ -314,6 +339,7 @@ impl Checkers {
             return;
         }
         self.updates.retain(|place, _| place.1 >= round);
+        self.replies.retain(|place, _| place.1 >= round);
         self.votes.retain(|place, _| place.1 >= round);
         self.proposals.retain(|place, _| place.1 >= round);
         self.durable.retain(|place| place.2 >= round);
@@ -332,12 +358,19 @@ impl Checkers {
     }
 }
 
+/// The term that a masked update is for; 0 for one in the clear, of which there is one a round.
+fn term_of(claim: &Signed<Message>) -> Term {
+    match claim.verify().as_ref().map(Verified::value) {
+        Ok(Message::Sum(statement)) => statement.term,
+        _ => 0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use synod_protocol::identity::Identity;
     use synod_protocol::message::{TermChange, Vote};
-    use synod_protocol::signed::Signed;
 
     const SESSION: SessionId = SessionId([5; 32]);
 

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use synod_aggregation::Combiner;
 use synod_protocol::identity::PeerId;
+use synod_protocol::sum::SumTask;
 use synod_protocol::task::{JobId, Task, TaskFailure};
 use synod_training::config::ModelConfig;
 use synod_training::synthetic::SyntheticTrainer;
@@ -36,7 +37,20 @@ pub fn worker(scenario: &Scenario, member: PeerId) -> Worker {
     };
     let trainer = SyntheticTrainer::new(objective, &training, member.0);
     let combiner = Combiner::composed(scenario.composition(), scenario.encoding.build(), scenario.outer);
-    let worker = Worker::new(Box::new(trainer), combiner).carrying(scenario.worker, &scenario.privacy);
+    // A run can be repeated: the secrets of its sums come from the seed, which no node would do.
+    let (seed, mut drawn) = (
+        blake3::hash(&[&scenario.seed.to_le_bytes()[..], &member.0].concat()),
+        0u64,
+    );
+    let draw = move || {
+        drawn += 1;
+        let mut hasher = blake3::Hasher::new_keyed(seed.as_bytes());
+        Ok(*hasher.update(&drawn.to_le_bytes()).finalize().as_bytes())
+    };
+    let worker = Worker::new(Box::new(trainer), combiner)
+        .carrying(scenario.worker, &scenario.privacy)
+        .of_member(member, &scenario.privacy)
+        .drawing(Box::new(draw));
     match scenario.is_mixing() {
         true => worker.mixing(scenario.mixing.clone()),
         false => worker,
@@ -92,6 +106,14 @@ impl Bench {
                 round: round + (self.incarnation << 32),
                 base: *base,
             },
+            // The worker asks whether the update that it holds is of this round.
+            Task::Sum(sum) if !self.config.repeats => {
+                let mut sum = sum.clone();
+                if let SumTask::Mask { scope, .. } = &mut *sum {
+                    scope.round += self.incarnation << 32;
+                }
+                Task::Sum(sum)
+            }
             other => other.clone(),
         };
         let mut read = |id: &_| {
@@ -105,16 +127,17 @@ impl Bench {
         Some((task, done, next))
     }
 
-    /// Loses all work, as a crash does.
+    /// Loses all work, as a crash does, and the secrets of its sums.
     pub fn crash(&mut self) {
         self.queue.clear();
+        self.worker.forget_sums();
         self.incarnation += 1;
     }
 
     fn duration_ms(&mut self, now_ms: u64) -> u64 {
         let base = match self.queue.front() {
             Some((_, Task::Train { .. })) => self.config.train_ms,
-            Some((_, Task::Aggregate { .. } | Task::Mix { .. })) => self.config.aggregate_ms,
+            Some((_, Task::Aggregate { .. } | Task::Mix { .. } | Task::Sum(_))) => self.config.aggregate_ms,
             _ => self.config.other_ms,
         };
         let slow = if now_ms < self.slow.1 { self.slow.0 } else { 1.0 };

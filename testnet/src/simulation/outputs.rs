@@ -9,6 +9,7 @@ use synod_protocol::limits;
 use synod_protocol::message::{Message, Settlement};
 use synod_protocol::session::Verification;
 use synod_protocol::signed::{Signed, Verified};
+use synod_protocol::sum::SumTask;
 use synod_protocol::task::{Round, Task, TaskFailure, TaskResult};
 use synod_training::Continue;
 
@@ -73,6 +74,12 @@ impl World<'_> {
             Output::Broadcast(message) => self.broadcast(peer, &message),
             Output::Compute { job, task } => {
                 self.checkers.asked(self.now_ms, peer, job);
+                if let Task::Sum(task) = &task
+                    && let SumTask::Settle { updates, open, .. } = &**task
+                {
+                    let payloads = updates.iter().map(|update| update.payload).collect();
+                    self.openings.insert(payloads, open.clone());
+                }
                 if let Some(takes_ms) = self.peers[peer].bench.push(job, task, self.now_ms) {
                     let incarnation = self.peers[peer].incarnation;
                     self.at(self.now_ms + takes_ms, Happening::Computed { peer, incarnation, job });
@@ -147,13 +154,22 @@ impl World<'_> {
             return;
         }
         if body.used.is_empty() && body.state == body.base {
-            return; // of the roster alone
+            // Of the roster alone, or of secure sums whose coordinator was lost.
+            return;
         }
         let updates = body.used.iter().map(|used| used.update.clone()).collect();
-        let task = Task::Aggregate {
-            round: body.round,
-            base: body.base,
-            updates,
+        let payloads: Vec<BlobId> = body.used.iter().map(|used| used.update.payload).collect();
+        let task = match self.openings.get(&payloads) {
+            Some(open) => Task::Sum(Box::new(SumTask::Settle {
+                base: body.base,
+                updates,
+                open: open.clone(),
+            })),
+            None => Task::Aggregate {
+                round: body.round,
+                base: body.base,
+                updates,
+            },
         };
         let pool = &self.pool;
         let mut read = |id: &BlobId| {

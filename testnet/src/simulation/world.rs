@@ -6,15 +6,17 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Instant;
 
 use synod_protocol::contract::Input;
-use synod_protocol::identity::{Identity, PeerId, SessionId, SignatureBytes};
+use synod_protocol::identity::{BlobId, Identity, PeerId, SessionId, SignatureBytes};
 use synod_protocol::invite::{Invite, Permission};
 use synod_protocol::journal::JournalEntry;
 use synod_protocol::machine::SessionInfo;
 use synod_protocol::message::Message;
 use synod_protocol::session::{Role, Roles};
 use synod_protocol::signed::{Signed, Verified};
+use synod_protocol::sum::OpenSum;
 use synod_protocol::task::{JobId, Round, TaskFailure};
 use synod_training::Worker;
+use synod_training::secure_sum::sum_terms;
 
 use super::adversary::{Adversary, FORGED};
 use super::blobs::Pool;
@@ -108,6 +110,8 @@ pub(super) struct World<'a> {
     pub(super) pool: Pool,
     pub(super) oracle: Worker,
     pub(super) checkers: Checkers,
+    /// What lifted the masks of sums, by the payloads in them.
+    pub(super) openings: BTreeMap<Vec<BlobId>, OpenSum>,
     pub(super) log: EventLog,
     /// Faults that wait for a round.
     pub(super) for_round: Vec<FaultConfig>,
@@ -151,6 +155,7 @@ impl<'a> World<'a> {
             name: scenario.name.clone(),
             creator: ids[0],
             terms: scenario.terms.clone(),
+            sums: sum_terms(&scenario.privacy),
             config: config.into(),
         };
         let permission = Permission {
@@ -193,6 +198,7 @@ impl<'a> World<'a> {
             pool: Pool::default(),
             oracle: compute::worker(scenario, PeerId([0; 32])),
             checkers: Checkers::new(info.session, &ids, honest),
+            openings: BTreeMap::new(),
             log: EventLog::default(),
             for_round: Vec::new(),
             faults_due: 0,

@@ -26,6 +26,7 @@ mod groups;
 mod keys;
 mod member;
 mod messages;
+mod opening;
 mod plan;
 mod shamir;
 
@@ -37,6 +38,7 @@ pub use messages::{
     KeyAdvert, KeyRoster, MAX_MESSAGE_BYTES, MaskedInput, MemberShares, SealedShare, ShareDelivery, SumMessage,
     UnmaskReply, UnmaskRequest,
 };
+pub use opening::{OpenedSum, Opening, open_sum};
 pub use plan::{MAX_MEMBERS, MIN_MEMBERS, SumPlan, default_threshold};
 pub(crate) use plan::{check_members, check_range, check_threshold, check_weight};
 
