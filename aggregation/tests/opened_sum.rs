@@ -1,6 +1,8 @@
 //! The opening of a secure sum: what coordinator and voters do alike, with liars among those who reveal shares, and with
 //! openings that are not the sum's. Whose masks are lifted is compared with the sum in the clear.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests: a failed unwrap is a failed test")]
+
 use synod_aggregation::privacy::secure_sum::{
     KeyAdvert, KeyRoster, MaskedInput, Member, OpenedSum, Opening, SealedShare, SecureSumError, ShareDelivery, SumPlan,
     SumSeed, UnmaskReply, UnmaskRequest, open_sum,
