@@ -125,6 +125,8 @@ pub fn parse_session(place: &str, text: &str) -> Result<SessionFile, LoadError> 
         rule: says("rule") || says("pre"),
         worker: says("worker"),
         outer: says("outer"),
+        mixing: says("mixing"),
+        encoding: says("encoding"),
     };
     fill_rule(&mut file, said);
     Ok(file)
@@ -320,7 +322,7 @@ fn typed(text: &str, like: &toml::Value) -> Result<toml::Value, String> {
 
 #[cfg(test)]
 mod tests {
-    use synod_aggregation::{Composition, OuterConfig};
+    use synod_aggregation::{Composition, MixingConfig, OuterConfig};
 
     use super::*;
     use crate::session_config::AggregationConfig;
@@ -437,6 +439,16 @@ mod tests {
         assert_eq!(two, AggregationConfig::default());
         let said = aggregation("[protocol]\nmin_members = 4\n[aggregation]\nrule = 'mean'");
         assert_eq!(said, AggregationConfig::default());
+        let graph = |more: &str| {
+            format!("[protocol]\nmin_members = 5\n[protocol.topology.decentralized]\ngraph = 'complete'\n{more}")
+        };
+        let mixed = aggregation(&graph(""));
+        assert_eq!(mixed.mixing, MixingConfig::NearestNeighbours { b: 1 });
+        assert_eq!(mixed.composition(), AggregationConfig::default().composition());
+        assert_eq!(
+            aggregation(&graph("[aggregation]\nmixing = 'gossip'")).mixing,
+            MixingConfig::Gossip
+        );
         let outer = aggregation("[protocol]\nmin_members = 4\n[aggregation.outer]\nmomentum = 0.5");
         assert_eq!((outer.worker.momentum, outer.outer.momentum), (0.0, 0.5));
     }

@@ -159,6 +159,25 @@ fn refuse(key: &str, value: impl ToString, reason: impl ToString) -> SessionConf
 }
 
 impl SessionFile {
+    /// Whether the session's way of mixing can work on its graph.
+    pub(crate) fn mixes(&self) -> bool {
+        let Self {
+            name,
+            protocol,
+            training,
+            aggregation,
+        } = self.clone();
+        let config = SessionConfig {
+            name,
+            creator: PeerId([0; 32]),
+            created_unix_s: 0,
+            protocol,
+            training,
+            aggregation,
+        };
+        config.check_mixing().is_ok()
+    }
+
     /// Founds a session with this file's terms, if they can work.
     pub fn found(self, creator: PeerId, created_unix_s: u64) -> Result<SessionConfig, SessionConfigError> {
         let Self {

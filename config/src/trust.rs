@@ -21,8 +21,8 @@ use std::str::FromStr;
 use synod_aggregation::privacy::accountant::Accountant;
 use synod_aggregation::privacy::ledger::Sampling;
 use synod_aggregation::privacy::{CentralDp, LocalDp, PrivacyConfig, SecureSumConfig, Unit};
-use synod_aggregation::{Composition, OuterConfig};
-use synod_protocol::session::Verification;
+use synod_aggregation::{Composition, EncodingConfig, MixingConfig, OuterConfig};
+use synod_protocol::session::{Topology, Verification};
 use synod_training::MemberStateConfig;
 
 use crate::session_config::{AggregationConfig, SessionFile};
@@ -155,6 +155,25 @@ impl Trust {
     }
 
     fn apply_rule(self, file: &mut SessionFile, reasons: &mut Vec<String>) -> Result<(), AdviceError> {
+        if matches!(file.protocol.topology, Topology::Decentralized(_)) {
+            let (default, mixing) = (AggregationConfig::default(), MixingConfig::Gossip);
+            (file.aggregation.pre, file.aggregation.rule) = (default.pre, default.rule);
+            (file.aggregation.worker, file.aggregation.mixing) = (default.worker, mixing);
+            file.aggregation.encoding = EncodingConfig::F32;
+            let robust = !self.members && mix_robustly(file);
+            reasons.push(match (self.members, robust) {
+                (true, _) => "aggregation.mixing = gossip: honest neighbours lose nothing to robustness".to_owned(),
+                (false, true) => {
+                    "aggregation.mixing = nearest_neighbours with b = 1: one faulty neighbour of each member is borne"
+                        .to_owned()
+                }
+                (false, false) => {
+                    "note: this graph gives members too few neighbours to outvote a faulty one: choose a denser graph"
+                        .to_owned()
+                }
+            });
+            return Ok(());
+        }
         let aggregation = &mut file.aggregation;
         if self.members {
             let AggregationConfig { pre, rule, .. } = AggregationConfig::default();
@@ -260,6 +279,10 @@ pub(crate) struct Said {
     pub(crate) worker: bool,
     /// `outer`.
     pub(crate) outer: bool,
+    /// `mixing`.
+    pub(crate) mixing: bool,
+    /// `encoding`.
+    pub(crate) encoding: bool,
 }
 
 /// Gives a session file that names no rule the one for members that do not trust each other: as many faulty ones as
@@ -267,6 +290,15 @@ pub(crate) struct Said {
 /// the outer step to the workers where the file says nothing of either, and no noise would pass through it.
 pub(crate) fn fill_rule(file: &mut SessionFile, said: Said) {
     let members = file.protocol.min_members;
+    if matches!(file.protocol.topology, Topology::Decentralized(_)) {
+        if !said.encoding {
+            file.aggregation.encoding = EncodingConfig::F32;
+        }
+        if !said.mixing {
+            mix_robustly(file);
+        }
+        return;
+    }
     if said.rule || members < LEAST_FOR_ROBUST {
         return;
     }
@@ -276,6 +308,17 @@ pub(crate) fn fill_rule(file: &mut SessionFile, said: Said) {
         file.aggregation.worker.momentum = WORKER_MOMENTUM;
         file.aggregation.outer = OuterConfig::AVERAGING;
     }
+}
+
+/// Nearest-neighbour averaging that bears one faulty neighbour (Farhadkhani et al. 2023), where the graph gives each member
+/// enough of them; else plain gossip.
+fn mix_robustly(file: &mut SessionFile) -> bool {
+    file.aggregation.mixing = MixingConfig::NearestNeighbours { b: 1 };
+    let sound = file.mixes();
+    if !sound {
+        file.aggregation.mixing = MixingConfig::Gossip;
+    }
+    sound
 }
 
 #[cfg(test)]
