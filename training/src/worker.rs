@@ -3,8 +3,8 @@
 
 use synod_aggregation::mixing::{MixingConfig, Neighbour, Neighbourhood};
 use synod_aggregation::privacy::PrivacyConfig;
-use synod_aggregation::{Aggregator, Contribution, RuleConfig, Verdict};
 use synod_aggregation::{CombineError, Combiner, OuterState, PayloadVerdict, VerdictOutcome};
+use synod_aggregation::{Contribution, RuleConfig, Verdict};
 use synod_protocol::identity::{BlobId, PeerId};
 use synod_protocol::task::{
     MemberVerdict, Outcome, Round, Share, Task, TaskFailure, TaskResult, TrainReport, UpdateRef,
@@ -723,7 +723,9 @@ mod tests {
         let base = BlobId::of(&zero);
         federated.store.insert(base, zero.clone());
         mixed.store.insert(base, zero);
-        let updates: Vec<_> = (0..4).map(|member| federated.train(member, 1, base)).collect();
+        let mut updates: Vec<_> = (0..4).map(|member| federated.train(member, 1, base)).collect();
+        // Members count alike on a graph: so they do here.
+        updates.iter_mut().for_each(|update| update.tokens = 1);
         let Ok(TaskResult::Aggregated { state: settled, .. }) = federated.run(
             0,
             &Task::Aggregate {
