@@ -46,6 +46,17 @@ pub fn log_event(session: &SessionId, name: &str, event: &Event) {
             session = name, id, round, term, state = %state.short(), updates = verdicts.len(), missing = missing.len(), members,
             "round settled"
         ),
+        Event::Mixed {
+            round,
+            state,
+            verdicts,
+            missing,
+            members,
+            distance,
+        } => tracing::info!(
+            session = name, id, round, state = %state.short(), models = verdicts.len(), missing = missing.len(), members,
+            distance, "models mixed"
+        ),
         Event::UpdateReady {
             round, bytes, report, ..
         } => tracing::info!(
