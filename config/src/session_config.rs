@@ -656,4 +656,51 @@ mod tests {
             assert!(error.contains(part), "{error}");
         }
     }
+
+    #[test]
+    fn a_decentralized_session_says_what_does_not_go_with_it() {
+        let base = |rest: &str, aggregation: &str| {
+            format!("name = 'a'\n[protocol]\nbegin_members = 6\nmax_members = 6\n{rest}\n[aggregation]\n{aggregation}")
+        };
+        let ring = "topology = { decentralized = { graph = 'ring' } }";
+        let good = base(ring, "encoding = 'f32'\nmixing = { nearest_neighbours = { b = 1 } }");
+        let config = found(&good).unwrap();
+        assert_eq!(SessionConfig::from_bytes(&config.to_bytes()), Ok(config));
+        for (text, parts) in [
+            (
+                base(ring, "mixing = 'gossip'"),
+                ["aggregation.encoding = bf16", "use f32"],
+            ),
+            (
+                base(ring, "encoding = 'f32'\nmixing = { nearest_neighbours = { b = 2 } }"),
+                ["b = 2", "2 neighbours at the least"],
+            ),
+            (
+                base(ring, "encoding = 'f32'\nmixing = 'relay_sum'"),
+                ["relay_sum", "cannot carry what it remembers"],
+            ),
+            (
+                base(ring, "encoding = 'f32'\nrule = 'median'"),
+                ["aggregation.rule = median", "choose aggregation.mixing"],
+            ),
+            (
+                base(ring, "encoding = 'f32'\nworker = { momentum = 0.9 }"),
+                ["aggregation.worker", "exchange models"],
+            ),
+            (
+                base("", "mixing = 'epidemic'"),
+                ["aggregation.mixing = epidemic", "federated session"],
+            ),
+            (
+                base(
+                    "topology = { decentralized = { graph = { random_regular = { degree = 9 } } } }",
+                    "encoding = 'f32'",
+                ),
+                ["protocol.topology", "degree = 9"],
+            ),
+        ] {
+            let error = found(&text).unwrap_err().to_string();
+            assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+        }
+    }
 }
