@@ -83,11 +83,17 @@ fn need<'a>(preview: &'a Value, what: &str) -> &'a Value {
 
 fn wait_until_finished(node: &Node) {
     let began = Instant::now();
-    while node.json("session show first --json")["session"]["lifecycle"] != "finished" {
+    loop {
+        let said = node.say("session show first --json");
+        let shown: Value = serde_json::from_str(&said.out).unwrap_or_default();
+        if shown["session"]["lifecycle"] == "finished" {
+            return;
+        }
         assert!(
-            began.elapsed() < Duration::from_secs(120),
-            "the session does not finish: {} {}",
-            node.ok("session show first"),
+            said.code == 0 && began.elapsed() < Duration::from_secs(120),
+            "the session does not finish: {} {} {}",
+            said.out,
+            said.err,
             node.log()
         );
         std::thread::sleep(Duration::from_millis(200));
