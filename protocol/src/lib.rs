@@ -11,6 +11,7 @@ mod joining;
 pub mod journal;
 pub mod limits;
 pub mod machine;
+mod machine_restart;
 mod machine_status;
 pub mod message;
 pub mod recording;

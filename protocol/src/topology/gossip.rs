@@ -582,7 +582,12 @@ impl Machine {
             distance,
         });
         self.gossip.last_claim = self.work.training.claim.take().or(self.gossip.last_claim.take());
-        self.gossip.following = false;
+        if std::mem::take(&mut self.gossip.following) {
+            // What was brought in on the way here may be of rounds whose blobs go now.
+            for held in self.gossip.claims.values_mut().flat_map(BTreeMap::values_mut) {
+                (held.payload, held.attempts) = (Payload::Elsewhere, 0);
+            }
+        }
         self.enter_mixing_round(
             round + 1,
             entry,
@@ -593,7 +598,8 @@ impl Machine {
             },
         );
         self.drop_jobs(|job| matches!(job, Job::Train));
-        let keep_from = self.round().saturating_sub(1 + self.ahead());
+        // A model that came in `ahead` rounds early may be mixed as many rounds late.
+        let keep_from = self.round().saturating_sub(1 + 2 * self.ahead());
         self.retire_before(keep_from);
         self.begin_mixing_round();
     }
@@ -635,7 +641,8 @@ impl Machine {
             }
             return self.gossip.open(self.now);
         }
-        self.follow_neighbours(self.round());
+        // Who has announced a model for this round announces no other: it goes on with the next one.
+        self.follow_neighbours(self.round() + u64::from(self.work.training.claim.is_some()));
     }
 
     // ---- falling behind ---------------------------------------------------------------------------------------------
