@@ -2,7 +2,7 @@
 //! It measures and prints nothing else; `evaluate` does.
 //!
 //! As lm-evaluation-harness defines them (Gao et al.): `acc` is the share of questions whose right choice has the greatest
-//! log-likelihood after the context, `acc_norm` the same with each log-likelihood divided by the choice's length in bytes.
+//! log-likelihood after the context, `acc_norm` the same with each log-likelihood divided by the choice's length in characters.
 
 use std::io::BufRead;
 use std::path::Path;
@@ -38,7 +38,7 @@ pub struct Answered {
     pub questions: usize,
     /// Share answered rightly by log-likelihood.
     pub acc: f64,
-    /// Share answered rightly by log-likelihood a byte.
+    /// Share answered rightly by log-likelihood a character.
     pub acc_norm: f64,
     /// Standard error of `acc`.
     pub acc_stderr: f64,
@@ -65,8 +65,12 @@ pub fn answer(
             let loss = continuation_loss(decoder, parameters, &tokens, given).map_err(Failure::environment)?;
             scores.push(-loss.weighted_nll);
         }
-        let bytes = question.choices.iter().map(|choice| choice.len() as f64);
-        let normalised: Vec<f64> = scores.iter().zip(bytes).map(|(score, bytes)| score / bytes).collect();
+        let lengths = question.choices.iter().map(|choice| choice.chars().count() as f64);
+        let normalised: Vec<f64> = scores
+            .iter()
+            .zip(lengths)
+            .map(|(score, length)| score / length)
+            .collect();
         plain += usize::from(greatest(&scores) == question.answer);
         normal += usize::from(greatest(&normalised) == question.answer);
         bar.inc(1);
