@@ -57,6 +57,7 @@ fn dealt(dimension: usize, members: usize, attempt: usize) -> (Vec<Member>, Vec<
         range: 4.0,
         max_weight: 1,
         noise: None,
+        groups: None,
     };
     let mut coordinator = Coordinator::new(plan.clone()).expect("a plan");
     let mut all: Vec<Member> = (0..members as u8)

@@ -100,9 +100,6 @@ impl Combiner {
         reference: Option<&[f32]>,
     ) -> Result<Combined, CombineError> {
         assert_eq!(base.parameters.len(), base.momentum.len(), "one momentum a parameter");
-        if self.rule.needs_reference() && reference.is_none() {
-            return Err(CombineError::NoReference);
-        }
         let dimension = base.dimension();
         let checked: Vec<Result<(), PayloadVerdict>> = payloads
             .par_iter()
@@ -114,6 +111,47 @@ impl Combiner {
             .filter(|(checked, _)| checked.is_ok())
             .map(|(_, &(bytes, weight))| self.contribution(bytes, weight, dimension))
             .collect();
+        let (state, judged) = self.combine(base, &contributions, reference)?;
+        let mut judged = judged.into_iter();
+        let verdicts = checked
+            .into_iter()
+            .map(|checked| match checked {
+                Ok(()) => PayloadVerdict::Judged(judged.next().expect("a rule returns one verdict a contribution")),
+                Err(verdict) => verdict,
+            })
+            .collect();
+        Ok(Combined { state, verdicts })
+    }
+
+    /// Settles a round from (mean, weight) of groups whose updates were summed elsewhere (secure sums): the rule works across
+    /// the groups. One verdict a group, in their order.
+    ///
+    /// # Panics
+    /// When the lengths differ.
+    pub fn settle_means(
+        &self,
+        base: &OuterState,
+        means: &[(Vec<f32>, f32)],
+    ) -> Result<(OuterState, Vec<Verdict>), CombineError> {
+        let lengths = means.iter().all(|(mean, _)| mean.len() == base.dimension());
+        assert!(lengths, "one value a parameter");
+        let contributions: Vec<Contribution<'_>> = means
+            .iter()
+            .map(|(mean, weight)| Contribution::dense(mean, *weight))
+            .collect();
+        self.combine(base, &contributions, None)
+    }
+
+    /// The rule over what is usable, and the outer step along what it makes of it.
+    fn combine(
+        &self,
+        base: &OuterState,
+        contributions: &[Contribution<'_>],
+        reference: Option<&[f32]>,
+    ) -> Result<(OuterState, Vec<Verdict>), CombineError> {
+        if self.rule.needs_reference() && reference.is_none() {
+            return Err(CombineError::NoReference);
+        }
         let needed = self.rule.minimum_contributions();
         if contributions.len() < needed {
             return Err(CombineError::TooFew {
@@ -126,9 +164,8 @@ impl Combiner {
             centre: (!base.carried.is_empty()).then_some(&base.carried[..]),
             reference,
         };
-        let mut pseudo_gradient = vec![0.0f32; dimension];
-        let judged = self.rule.aggregate_with(&context, &contributions, &mut pseudo_gradient);
-
+        let mut pseudo_gradient = vec![0.0f32; base.dimension()];
+        let judged = self.rule.aggregate_with(&context, contributions, &mut pseudo_gradient);
         let mut state = OuterState {
             parameters: base.parameters.clone(),
             momentum: base.momentum.clone(),
@@ -139,35 +176,9 @@ impl Combiner {
         if self.rule.carries_centre() {
             state.carried = pseudo_gradient;
         }
-        if let Some(index) = state.first_non_finite() {
-            return Err(CombineError::NotFinite { index });
-        }
-        let mut judged = judged.into_iter();
-        let verdicts = checked
-            .into_iter()
-            .map(|checked| match checked {
-                Ok(()) => PayloadVerdict::Judged(judged.next().expect("a rule returns one verdict a contribution")),
-                Err(verdict) => verdict,
-            })
-            .collect();
-        Ok(Combined { state, verdicts })
-    }
-
-    /// Takes the outer step from `base` along a mean that was computed elsewhere (a secure sum's).
-    ///
-    /// # Panics
-    /// When the lengths differ.
-    pub fn settle_mean(&self, base: &OuterState, mean: &[f32]) -> Result<OuterState, CombineError> {
-        assert_eq!(base.parameters.len(), mean.len(), "one value a parameter");
-        let mut state = OuterState {
-            parameters: base.parameters.clone(),
-            momentum: base.momentum.clone(),
-            carried: Vec::new(),
-        };
-        self.outer.step(&mut state.parameters, &mut state.momentum, mean);
         match state.first_non_finite() {
             Some(index) => Err(CombineError::NotFinite { index }),
-            None => Ok(state),
+            None => Ok((state, judged)),
         }
     }
 

@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests: a failed unwrap is a failed test")]
 
 use synod_aggregation::privacy::secure_sum::{
-    KeyAdvert, KeyRoster, MaskedInput, Member, OpenedSum, Opening, SealedShare, SecureSumError, ShareDelivery, SumPlan,
-    SumSeed, UnmaskReply, UnmaskRequest, open_sum,
+    GroupMean, KeyAdvert, KeyRoster, MaskedInput, Member, OpenedSum, Opening, SealedShare, SecureSumError,
+    ShareDelivery, SumGroups, SumPlan, SumSeed, UnmaskReply, UnmaskRequest, open_sum,
 };
 
 const DIMENSION: u32 = 40;
@@ -19,6 +19,7 @@ fn plan(members: u8, threshold: u8) -> SumPlan {
         range: 2.0,
         max_weight: 1,
         noise: None,
+        groups: None,
     }
 }
 
@@ -38,7 +39,16 @@ struct Sum {
 }
 
 fn sum(members: u8, threshold: u8, survivors: u8) -> Sum {
-    let plan = plan(members, threshold);
+    let request = UnmaskRequest {
+        survivors: (0..survivors).collect(),
+        dropped: (survivors..members).collect(),
+    };
+    sum_of(plan(members, threshold), request)
+}
+
+/// The same with this request, which the survivors can answer.
+fn sum_of(plan: SumPlan, request: UnmaskRequest) -> Sum {
+    let members = plan.members;
     let mut all: Vec<Member> = (0..members)
         .map(|index| Member::new(plan.clone(), index, SumSeed::from_os_bytes([index + 1; 32])).unwrap())
         .collect();
@@ -60,20 +70,17 @@ fn sum(members: u8, threshold: u8, survivors: u8) -> Sum {
             sealed: for_it.collect(),
         }
     };
-    let inputs = (0..survivors)
+    let survivors = request.survivors.iter().copied();
+    let inputs = survivors
+        .clone()
         .map(|index| {
             let masked = all[usize::from(index)].mask(&delivery(index), &update(index), 1, None);
             masked.unwrap().0
         })
         .collect();
-    let request = UnmaskRequest {
-        survivors: (0..survivors).collect(),
-        dropped: (survivors..members).collect(),
-    };
-    let replies = all[..usize::from(survivors)]
-        .iter_mut()
-        .map(|member| member.unmask(&request).unwrap());
-    let replies = replies.collect();
+    let replies = survivors
+        .map(|index| all[usize::from(index)].unmask(&request).unwrap())
+        .collect();
     Sum {
         plan,
         adverts,
@@ -88,10 +95,16 @@ impl Sum {
         open_sum(&self.plan, &self.adverts, &self.request, &self.replies)
     }
 
-    fn mean(&self, opening: &Opening) -> Result<Vec<f32>, SecureSumError> {
+    fn means(&self, opening: &Opening) -> Result<Vec<GroupMean>, SecureSumError> {
         let mut sum = OpenedSum::new(&self.plan, &self.adverts, &self.request.survivors, opening)?;
         self.inputs.iter().try_for_each(|input| sum.add(input))?;
-        Ok(sum.mean()?.0)
+        sum.means()
+    }
+
+    fn mean(&self, opening: &Opening) -> Result<Vec<f32>, SecureSumError> {
+        let mut means = self.means(opening)?;
+        assert_eq!(means.len(), 1, "one sum without groups");
+        Ok(means.remove(0).mean?.0)
     }
 
     fn assert_mean(&self, opening: &Opening) {
@@ -158,6 +171,94 @@ fn a_malformed_input_shows_in_the_sum_of_weights() {
     *sum.inputs[2].words.last_mut().unwrap() ^= 1 << 20;
     let error = sum.mean(&opening).unwrap_err();
     assert!(matches!(error, SecureSumError::TotalWeight { .. }), "{error}");
+}
+
+/// Nine members in threes, one group after the other: 0 3 6, 1 4 7, 2 5 8.
+fn in_threes(threshold: u8) -> SumPlan {
+    SumPlan {
+        groups: Some(SumGroups {
+            of: (0..9).map(|member| member % 3).collect(),
+            least: 3,
+        }),
+        ..plan(9, threshold)
+    }
+}
+
+fn mean_of(members: &[u8]) -> Vec<f32> {
+    let sum = |at: usize| members.iter().map(|member| update(*member)[at]).sum::<f32>();
+    (0..DIMENSION as usize)
+        .map(|at| sum(at) / members.len() as f32)
+        .collect()
+}
+
+#[test]
+fn groups_are_summed_apart_and_one_that_lost_a_member_stays_masked() {
+    let request = |survivors: &[u8], dropped: &[u8]| UnmaskRequest {
+        survivors: survivors.to_vec(),
+        dropped: dropped.to_vec(),
+    };
+    type Case<'a> = (u8, &'a [u8], &'a [&'a [u8]]);
+    let cases: [Case<'_>; 2] = [
+        (7, &[0, 1, 2, 3, 4, 5, 6, 7, 8], &[&[0, 3, 6], &[1, 4, 7], &[2, 5, 8]]),
+        // 4 is lost: 1 and 7 alone would tell each other's update.
+        (5, &[0, 2, 3, 5, 6, 8], &[&[0, 3, 6], &[2, 5, 8]]),
+    ];
+    for (threshold, survivors, groups) in cases {
+        let sum = sum_of(in_threes(threshold), request(survivors, &[]));
+        let means = sum.means(&sum.open().unwrap()).unwrap();
+        assert_eq!(means.len(), groups.len());
+        for (mean, group) in means.iter().zip(groups) {
+            assert_eq!(mean.survivors, *group);
+            let (values, total) = mean.mean.as_ref().unwrap();
+            assert_eq!(*total, group.len() as u64);
+            for (value, expected) in values.iter().zip(mean_of(group)) {
+                assert!((value - expected).abs() < 1e-6, "{value}, not {expected}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_spoilt_input_spoils_its_group_alone() {
+    let all = UnmaskRequest {
+        survivors: (0..9).collect(),
+        dropped: Vec::new(),
+    };
+    let mut sum = sum_of(in_threes(7), all);
+    *sum.inputs[5].words.last_mut().unwrap() ^= 1 << 20;
+    let means = sum.means(&sum.open().unwrap()).unwrap();
+    let spoilt: Vec<bool> = means.iter().map(|mean| mean.mean.is_err()).collect();
+    assert_eq!(spoilt, [false, false, true]);
+}
+
+#[test]
+fn a_member_opens_no_group_in_part_and_none_with_too_few_survivors() {
+    let sum = sum_of(
+        in_threes(5),
+        UnmaskRequest {
+            survivors: (0..9).collect(),
+            dropped: Vec::new(),
+        },
+    );
+    // Each in place of what was asked, to a member that has not answered yet.
+    for (survivors, dropped) in [
+        // Half a group.
+        (vec![0, 2, 3, 5, 6], vec![]),
+        // A group of two survivors.
+        (vec![0, 1, 2, 3, 5, 6, 7, 8], vec![4]),
+        // One both ways.
+        (vec![0, 2, 3, 5, 6, 8], vec![8]),
+    ] {
+        let request = UnmaskRequest { survivors, dropped };
+        let error = open_sum(&sum.plan, &sum.adverts, &request, &sum.replies);
+        assert!(error.is_err(), "{request:?}");
+        let survivors = &request.survivors;
+        let opening = Opening {
+            seeds: vec![[0; 32]; survivors.len()],
+            mask_keys: vec![[0; 32]; request.dropped.len()],
+        };
+        assert!(OpenedSum::new(&sum.plan, &sum.adverts, survivors, &opening).is_err());
+    }
 }
 
 /// All masked inputs but the opening: over many sums, the words of a member that sends the same update are spread evenly

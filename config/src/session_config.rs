@@ -338,10 +338,13 @@ impl SessionConfig {
     fn check_sums(&self, sums: &SecureSumConfig) -> Result<(), SessionConfigError> {
         let AggregationConfig { rule, worker, pre, .. } = &self.aggregation;
         let refuse_sums = |reason: String| Err(refuse("aggregation.privacy", "secure_sum", reason));
-        if sums.group_size.is_some() {
-            return refuse_sums("sessions cannot form groups yet: leave group_size out".to_owned());
-        }
-        if !pre.is_empty() {
+        if let Some(size) = sums.group_size {
+            // The fewest groups that a round can have must be enough for all that is done with them.
+            let groups = self.protocol.members_to_begin() / (size.max(1) as usize);
+            if let Err(error) = self.aggregation.composition().check(groups) {
+                return refuse_sums(format!("group_size = {size} makes {groups} groups: {error}"));
+            }
+        } else if !pre.is_empty() {
             return refuse_sums(
                 "nothing can be done to single updates before the rule, which nobody sees: leave aggregation.pre out"
                     .to_owned(),
@@ -627,8 +630,12 @@ mod tests {
                 "rule median cannot be combined with secure sums",
             ),
             (
-                "name = 'a'\n[protocol]\nmin_members = 9\n[aggregation.privacy.secure_sum]\ngroup_size = 3",
-                "sessions cannot form groups yet",
+                "name = 'a'\n[protocol]\nmin_members = 9\n[aggregation]\nrule = 'mean'\npre = [{ nnm = { f = 1 } }]\nprivacy = { secure_sum = { group_size = 4 } }",
+                "group_size = 4 makes 2 groups",
+            ),
+            (
+                "name = 'a'\n[protocol]\nmin_members = 9\n[aggregation]\nrule = { trimmed_mean = { f = 2 } }\nprivacy = { secure_sum = { group_size = 3 } }",
+                "it cannot work on so few group means",
             ),
             (
                 "name = 'a'\n[protocol]\nmin_members = 5\n[aggregation.privacy.central_dp]\nclip_norm = 1.0\nnoise_multiplier = 8.0\nepsilon = 8.0\ndelta = 1e-5",

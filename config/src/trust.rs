@@ -287,7 +287,8 @@ pub(crate) struct Said {
 
 /// Gives a session file that names no rule the one for members that do not trust each other: as many faulty ones as
 /// [`Trust::faults`] says are borne. With fewer than three members there is none, and the mean stays. Momentum moves from
-/// the outer step to the workers where the file says nothing of either, and no noise would pass through it.
+/// the outer step to the workers where the file says nothing of either, and no noise would pass through it. Under secure sums
+/// the mean stays, too, or the rule is one across their groups.
 pub(crate) fn fill_rule(file: &mut SessionFile, said: Said) {
     let members = file.protocol.min_members;
     if matches!(file.protocol.topology, Topology::Decentralized(_)) {
@@ -302,7 +303,17 @@ pub(crate) fn fill_rule(file: &mut SessionFile, said: Said) {
     if said.rule || members < LEAST_FOR_ROBUST {
         return;
     }
-    let Composition { pre, rule } = Composition::robust(Trust::faults(members));
+    let faults = match &file.aggregation.privacy {
+        // Of masked updates nothing is seen but their sum.
+        PrivacyConfig::SecureSum(sums) if sums.group_size.is_none() => return,
+        // Each faulty member spoils one group at the most.
+        PrivacyConfig::SecureSum(sums) => match sums.tolerated_faults(members as usize) {
+            Some(faults @ 1..) => faults,
+            _ => return,
+        },
+        _ => Trust::faults(members),
+    };
+    let Composition { pre, rule } = Composition::robust(faults);
     (file.aggregation.pre, file.aggregation.rule) = (pre, rule);
     if !said.worker && !said.outer && file.aggregation.privacy == PrivacyConfig::None {
         file.aggregation.worker.momentum = WORKER_MOMENTUM;

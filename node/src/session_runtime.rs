@@ -78,7 +78,7 @@ pub fn session_info(record: &SessionRecord, config: &SessionConfig) -> SessionIn
         name: record.name.clone(),
         creator: config.creator,
         terms: config.protocol.clone(),
-        sums: sum_terms(&config.aggregation.privacy),
+        sums: sum_terms(&config.aggregation.privacy, &config.aggregation.composition()),
         config: record.config.clone().into(),
     }
 }

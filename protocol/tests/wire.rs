@@ -183,7 +183,8 @@ fn sum_messages(update: &Message) -> Vec<Message> {
     let keys = said(SumWord::Keys(vec![1; 96]));
     let signed = Signed::new(&identity(), SESSION, &keys);
     let masked = said(SumWord::Masked(claim.clone()));
-    let sealed = vec![(PeerId([7; 32]), vec![2; 80])];
+    let share = said(SumWord::Share((PeerId([7; 32]), vec![2; 80])));
+    let share = Signed::new(&identity(), SESSION, &share);
     let opened = Proposal {
         term: 1,
         body: body(),
@@ -202,8 +203,8 @@ fn sum_messages(update: &Message) -> Vec<Message> {
     vec![
         keys,
         said(SumWord::Roster(vec![signed])),
-        said(SumWord::Shares(sealed.clone())),
-        said(SumWord::Delivery(sealed)),
+        said(SumWord::Shares(vec![share.clone()])),
+        said(SumWord::Delivery(vec![share])),
         masked,
         said(SumWord::Request(SumRequest {
             survivors: vec![PeerId([7; 32])],
@@ -252,8 +253,8 @@ const GOLDEN: &[(&str, usize, &str)] = &[
     ("offer", 138, "e7aa049113b79f33"),
     ("sum_keys", 230, "0bb6dd5ddaa56462"),
     ("sum_roster", 365, "53b64774acac552c"),
-    ("sum_shares", 247, "e825860454d09d62"),
-    ("sum_delivery", 247, "e0e177e26dd88004"),
+    ("sum_shares", 381, "857df735813c5883"),
+    ("sum_delivery", 381, "f0d61517da571207"),
     ("sum_masked", 213, "c4a5439acfaaff93"),
     ("sum_request", 199, "d51880e2db9a0e7d"),
     ("sum_reply", 199, "b4900a628141c827"),

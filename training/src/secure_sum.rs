@@ -2,21 +2,31 @@
 //! It decides nothing about who is asked for what, and forgets its secrets with the process: a member that restarts has
 //! dropped out of the sum that it was in. The cryptography is `aggregation/src/privacy/secure_sum/`.
 
+use synod_aggregation::Composition;
 use synod_aggregation::privacy::noise::NoiseSeed;
 use synod_aggregation::privacy::secure_sum::{
-    KeyAdvert, KeyRoster, MaskedInput, Member, OpenedSum, Opening, SealedShare, SecureSumError, ShareDelivery, SumPlan,
-    SumSeed, UnmaskReply, UnmaskRequest, open_sum,
+    GroupMean, KeyAdvert, KeyRoster, MaskedInput, Member, OpenedSum, Opening, SealedShare, SecureSumError,
+    ShareDelivery, SumPlan, SumSeed, UnmaskReply, UnmaskRequest, open_sum,
 };
 use synod_aggregation::privacy::{PrivacyConfig, SecureSumConfig};
 use synod_protocol::identity::PeerId;
-use synod_protocol::sum::{OpenSum, Sealed, SumReply, SumRequest, SumResult, SumScope, SumTerms};
+use synod_protocol::sum::{GroupTerms, OpenSum, Sealed, SumReply, SumRequest, SumResult, SumScope, SumTerms};
 use synod_protocol::task::{Round, TaskFailure, TrainReport};
 
-/// What a session's privacy says to the protocol: whether updates are summed securely, and how many lift the masks.
-pub fn sum_terms(privacy: &PrivacyConfig) -> Option<SumTerms> {
+/// What a session's privacy says to the protocol: whether updates are summed securely, how many lift the masks, and in which
+/// groups, of which `rule` needs some.
+pub fn sum_terms(privacy: &PrivacyConfig, rule: &Composition) -> Option<SumTerms> {
     match privacy {
         PrivacyConfig::SecureSum(sums) => Some(SumTerms {
             threshold: sums.threshold,
+            groups: sums
+                .group_size
+                .zip(sums.group_threshold())
+                .map(|(size, least)| GroupTerms {
+                    size,
+                    least: u8::try_from(least).unwrap_or(u8::MAX),
+                    rule_needs: u32::try_from(rule.minimum_contributions()).unwrap_or(u32::MAX),
+                }),
         }),
         PrivacyConfig::None | PrivacyConfig::LocalDp(_) | PrivacyConfig::CentralDp(_) => None,
     }
@@ -69,11 +79,12 @@ impl SumBench {
     }
 
     fn plan(&self, scope: &SumScope) -> SumPlan {
+        let members = scope.members.len().min(255);
         SumPlan {
             threshold: scope.threshold,
             ..self
                 .config
-                .plan(scope.context, scope.members.len().min(255), self.dimension)
+                .plan(scope.context, members, self.dimension, scope.groups.clone())
         }
     }
 
@@ -174,14 +185,14 @@ impl SumBench {
         }
     }
 
-    /// The mean behind masked payloads of these members, in their order, and the sum of weights. One payload is in memory
+    /// The means behind masked payloads of these members, in their order: of all, or of each group. One payload is in memory
     /// at a time.
-    pub fn mean(
+    pub fn means(
         &self,
         open: &OpenSum,
         survivors: &[PeerId],
         payload: &mut dyn FnMut(usize) -> Result<Vec<u8>, TaskFailure>,
-    ) -> Result<(Vec<f32>, u64), TaskFailure> {
+    ) -> Result<Vec<GroupMean>, TaskFailure> {
         let (scope, plan) = (&open.scope, self.plan(&open.scope));
         let adverts = adverts(scope, &open.keys).map_err(unusable)?;
         let indices: Vec<u8> = survivors
@@ -198,7 +209,7 @@ impl SumBench {
             let input = MaskedInput::from_bytes(&payload(at)?, &plan).map_err(unusable)?;
             sum.add(&input).map_err(unusable)?;
         }
-        sum.mean().map_err(unusable)
+        sum.means().map_err(unusable)
     }
 }
 
@@ -206,7 +217,7 @@ fn environment(error: SecureSumError) -> TaskFailure {
     TaskFailure::Environment(error.to_string())
 }
 
-fn unusable(error: SecureSumError) -> TaskFailure {
+pub(crate) fn unusable(error: SecureSumError) -> TaskFailure {
     TaskFailure::Unusable(error.to_string())
 }
 

@@ -3,7 +3,7 @@
 
 use synod_aggregation::mixing::{MixingConfig, Neighbour, Neighbourhood};
 use synod_aggregation::privacy::PrivacyConfig;
-use synod_aggregation::privacy::secure_sum::MIN_MEMBERS;
+use synod_aggregation::privacy::secure_sum::{GroupMean, MIN_MEMBERS};
 use synod_aggregation::{CombineError, Combiner, OuterState, PayloadVerdict, VerdictOutcome};
 use synod_aggregation::{Contribution, RuleConfig, Verdict};
 use synod_protocol::identity::{BlobId, PeerId};
@@ -13,7 +13,7 @@ use synod_protocol::task::{
 };
 
 use crate::member_state::{MemberState, MemberStateConfig, MemberStateError, Ready, ReleaseError};
-use crate::secure_sum::{Draw, Held, SumBench};
+use crate::secure_sum::{self, Draw, Held, SumBench};
 use crate::trainer::{Continue, Evaluation, Progress, TrainError, Trainer};
 
 /// Reads a blob of the store by its id; the sentence of a failure is for the operator.
@@ -282,25 +282,13 @@ impl Worker {
         let sums = self.sums.as_ref().expect("asked for by `sum`, which has seen it");
         let survivors: Vec<PeerId> = updates.iter().map(|update| update.peer).collect();
         let mut payload = |at: usize| fetch(&updates[at].payload, "masked update", read);
-        let mean = match survivors.len() < MIN_MEMBERS {
+        let means = match survivors.len() < MIN_MEMBERS {
             true => Err(TaskFailure::Unusable("a sum of so few hides nobody".to_owned())),
-            false => sums.mean(open, &survivors, &mut payload),
+            false => sums.means(open, &survivors, &mut payload),
         };
-        let max_weight = u64::from(sums.config.max_weight);
-        let settled = mean.and_then(|(mean, total)| {
-            let next = self.combiner.settle_mean(&state, &mean).map_err(unusable)?;
-            Ok((next, total))
-        });
+        let settled = means.and_then(|means| self.settle_means(&state, updates, &open.scope, means));
         self.current = Some((*base, state));
-        let (next, total) = settled?;
-        // Weights of single members are masked: these are what they say that they are.
-        let weight = |update: &UpdateRef| update.tokens.clamp(1, max_weight) as f32 / total as f32;
-        let verdicts = updates.iter().map(|update| MemberVerdict {
-            peer: update.peer,
-            weight: weight(update),
-            outcome: Outcome::Used,
-        });
-        let verdicts = verdicts.collect();
+        let (next, verdicts) = settled?;
         let (id, bytes, blobs) = self.adopt(next);
         Ok(Done {
             result: TaskResult::Aggregated {
@@ -311,6 +299,49 @@ impl Worker {
             blobs,
             member_state: None,
         })
+    }
+
+    /// The outer step along what the sums tell, and a verdict on each update. A group whose sum is spoilt is left out whole:
+    /// whose fault it is cannot be seen.
+    fn settle_means(
+        &self,
+        state: &OuterState,
+        updates: &[UpdateRef],
+        scope: &SumScope,
+        means: Vec<GroupMean>,
+    ) -> Result<(OuterState, Vec<MemberVerdict>), TaskFailure> {
+        let mut usable: Vec<(Vec<f32>, f32)> = Vec::new();
+        let mut groups: Vec<(Vec<u8>, Option<u64>)> = Vec::new();
+        for group in means {
+            let total = match group.mean {
+                Ok((values, total)) => {
+                    usable.push((values, total as f32));
+                    Some(total)
+                }
+                Err(error) if scope.groups.is_none() => return Err(secure_sum::unusable(error)),
+                Err(_) => None,
+            };
+            groups.push((group.survivors, total));
+        }
+        let (next, judged) = self.combiner.settle_means(state, &usable).map_err(unusable)?;
+        let mut judged = judged.into_iter();
+        let judged: Vec<_> = groups
+            .into_iter()
+            .map(|(members, total)| (members, total.zip(total.and_then(|_| judged.next()))))
+            .collect();
+        let max_weight = self.sums.as_ref().map_or(1, |sums| u64::from(sums.config.max_weight));
+        let verdict = |update: &UpdateRef| {
+            let index = scope.members.iter().position(|member| *member == update.peer);
+            let of_member = |(members, _): &&(Vec<u8>, _)| index.is_some_and(|index| members.contains(&(index as u8)));
+            let Some((_, Some((total, verdict)))) = judged.iter().find(of_member) else {
+                return excluded(update.peer);
+            };
+            // Weights of single members are masked: these are what they say that they are.
+            let share = update.tokens.clamp(1, max_weight) as f32 / *total as f32;
+            let weight = verdict.weight * share;
+            said_of(update.peer, &Verdict { weight, ..*verdict })
+        };
+        Ok((next, updates.iter().map(verdict).collect()))
     }
 
     fn aggregate(

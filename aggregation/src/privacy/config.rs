@@ -8,8 +8,8 @@ use super::clip::{ClipError, check_radius};
 use super::ledger::{Budget, Event, Mechanism, Sampling};
 use super::noise::{NoiseError, SumNoise, check_multiplier};
 use super::secure_sum::{
-    SecureSumError, SumPlan, check_groups, check_members, check_range, check_threshold, check_weight,
-    default_threshold, tolerated_faults,
+    SecureSumError, SumGroups, SumPlan, check_groups, check_members, check_range, check_threshold, check_weight,
+    default_threshold, group_threshold, tolerated_faults,
 };
 use crate::rules::RuleConfig;
 
@@ -250,6 +250,9 @@ impl PrivacyConfig {
     pub fn statement(&self) -> Result<Statement, PrivacyError> {
         let Some((event, (budget, accountant))) = self.round_event().zip(self.budget()) else {
             let text = match self {
+                Self::SecureSum(sums) if sums.group_size.is_some() => {
+                    "Members see sums of groups, never a single update, if no more of them help the coordinator than the threshold leaves out. What the sums themselves tell is not bounded."
+                }
                 Self::SecureSum(_) => {
                     "Members see sums of updates, never a single one, if no more of them help the coordinator than the threshold leaves out. What the sums themselves tell is not bounded."
                 }
@@ -422,22 +425,21 @@ impl SecureSumConfig {
                 reason,
             });
         }
-        let smallest = match self.group_size {
-            None => members,
-            Some(size) => {
-                check_groups(members, size as usize)?;
-                rule_across_groups(rule, members / size as usize)?;
-                size as usize
-            }
-        };
-        check_members(smallest)?;
-        check_threshold(smallest, self.threshold_among(smallest))?;
+        if let Some(size) = self.group_size {
+            check_groups(members, size as usize)?;
+            rule_across_groups(rule, members / size as usize)?;
+        }
+        check_members(members)?;
+        check_threshold(members, self.threshold_among(members))?;
         check_range(self.range)?;
         check_weight(members, self.max_weight)?;
         if let Some(noise) = &self.noise {
             noise.check()?;
-            require_mean(rule)?;
-            self.plan([0; 32], smallest, 1).check()?;
+            // Across groups any rule works on what is noised already.
+            if !grouped {
+                require_mean(rule)?;
+            }
+            self.plan([0; 32], members, 1, self.any_groups(members)).check()?;
         }
         Ok(())
     }
@@ -447,11 +449,23 @@ impl SecureSumConfig {
         self.threshold.map_or(default_threshold(members), usize::from)
     }
 
-    /// The plan of one sum among `members` (of a group, or all). The config must have passed its check.
+    /// The fewest survivors of a group whose sum may be opened; None where all members are one sum.
+    pub fn group_threshold(&self) -> Option<usize> {
+        self.group_size.map(|size| group_threshold(size as usize))
+    }
+
+    /// Members dealt into groups one after the other: as good as any for what depends on sizes alone.
+    fn any_groups(&self, members: usize) -> Option<Vec<u8>> {
+        let count = members / self.group_size? as usize;
+        Some((0..members).map(|member| (member % count.max(1)) as u8).collect())
+    }
+
+    /// The plan of a sum among `members`, of whom `groups` says who is summed with whom where the session forms groups. The
+    /// config must have passed its check.
     ///
     /// # Panics
     /// When there are more members than a sum can have.
-    pub fn plan(&self, context: [u8; 32], members: usize, dimension: u32) -> SumPlan {
+    pub fn plan(&self, context: [u8; 32], members: usize, dimension: u32, groups: Option<Vec<u8>>) -> SumPlan {
         let narrow = |count: usize| u8::try_from(count).expect("a sum has at most 64 members");
         SumPlan {
             context,
@@ -463,6 +477,10 @@ impl SecureSumConfig {
             noise: self.noise.map(|noise| SumNoise {
                 clip_norm: noise.clip_norm,
                 noise_multiplier: noise.noise_multiplier,
+            }),
+            groups: groups.zip(self.group_threshold()).map(|(of, least)| SumGroups {
+                of,
+                least: narrow(least),
             }),
         }
     }

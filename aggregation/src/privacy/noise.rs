@@ -233,7 +233,7 @@ fn shrink_to_fit(values: &[f32], mut scale: f64, bound: f64) -> f64 {
 pub struct SumNoise {
     /// Updates are clipped to this norm.
     pub clip_norm: f32,
-    /// The deviation of the noise of `threshold` members together, in clip norms. More survivors make more noise.
+    /// The deviation of the noise of the fewest members together that may be summed, in clip norms. More make more noise.
     pub noise_multiplier: f64,
 }
 
@@ -243,8 +243,8 @@ const MIN_MEMBER_DEVIATION: f64 = 1024.0;
 
 impl SumNoise {
     /// The deviation of one member's noise, in the units of an update: that of t members together is the mechanism's.
-    pub(crate) fn member_deviation(&self, threshold: u8) -> f64 {
-        self.noise_multiplier * f64::from(self.clip_norm) / f64::from(threshold.max(1)).sqrt()
+    pub(crate) fn member_deviation(&self, least: u8) -> f64 {
+        self.noise_multiplier * f64::from(self.clip_norm) / f64::from(least.max(1)).sqrt()
     }
 
     /// Whether this noise fits the plan's ring.
@@ -259,7 +259,7 @@ impl SumNoise {
                 self.clip_norm, plan.range
             ));
         }
-        let deviation = self.member_deviation(plan.threshold) / plan.unit();
+        let deviation = self.member_deviation(plan.least_in_sum()) / plan.unit();
         if !(MIN_MEMBER_DEVIATION..MAX_DEVIATION as f64).contains(&deviation) {
             return refuse(format!(
                 "noise of {deviation:.0} steps of the ring where {MIN_MEMBER_DEVIATION} to {MAX_DEVIATION} are possible; choose a range near the clip norm"
@@ -283,7 +283,7 @@ impl SumNoise {
         let factor = if norm > clip_norm { clip_norm / norm } else { 1.0 };
         let scale = shrink_to_fit(values, factor / unit, clip_norm / unit);
         let mut steps: Vec<i64> = values.iter().map(|&value| cut(value, scale)).collect();
-        let deviation = (self.member_deviation(plan.threshold) / unit).ceil() as u64;
+        let deviation = (self.member_deviation(plan.least_in_sum()) / unit).ceil() as u64;
         add_discrete_gaussian(&seed, deviation, &mut steps);
         let (weight, coordinates) = words.split_last_mut().expect("a sum has a weight");
         *weight = 1;

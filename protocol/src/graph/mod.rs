@@ -4,7 +4,7 @@
 //! A shape is a pure function of the number of members, the round, and a seed that all members share: every member
 //! builds the same graph by itself. All arithmetic is on integers, and in `spectrum` on `f64` with + − × ÷ and `sqrt`.
 
-mod random;
+pub(crate) mod random;
 mod shapes;
 pub mod spectrum;
 pub mod weights;

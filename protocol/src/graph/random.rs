@@ -24,6 +24,16 @@ impl Draw {
     }
 }
 
+/// 0 to `count` − 1 in an order by chance (Fisher and Yates).
+pub(crate) fn shuffled(count: usize, seed: &GraphSeed, purpose: &str) -> Vec<usize> {
+    let mut draw = Draw::new(seed, purpose, 0);
+    let mut order: Vec<usize> = (0..count).collect();
+    for last in (1..count).rev() {
+        order.swap(last, draw.below(last + 1));
+    }
+    order
+}
+
 /// Swaps tried for each link, so that each is moved many times over and the ring is forgotten (Milo et al. 2003, arXiv
 /// cond-mat/0312028, §2.1).
 const SWAPS_PER_LINK: usize = 20;

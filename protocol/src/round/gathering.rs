@@ -50,7 +50,8 @@ pub(crate) struct Gathering {
     step: Step,
     since: Time,
     keys: BTreeMap<PeerId, Keys>,
-    shares: BTreeMap<PeerId, Vec<Sealed>>,
+    /// By dealer, for whom and as the dealer signed it.
+    shares: BTreeMap<PeerId, Vec<(PeerId, Signed<Message>)>>,
     request: Option<SumRequest>,
     replies: BTreeMap<PeerId, SumReply>,
     /// Some member has answered in an earlier term of the round.
@@ -64,14 +65,11 @@ impl Gathering {
         self.shares.keys().copied()
     }
 
-    /// What the others sealed for one member.
-    fn delivery(&self, to: &PeerId) -> Vec<Sealed> {
+    /// What the others dealt for one member, in the order of ids.
+    fn delivery(&self, to: &PeerId) -> Vec<Signed<Message>> {
         let others = self.shares.iter().filter(|(from, _)| *from != to);
-        let for_it = others.filter_map(|(from, sealed)| {
-            let (_, bytes) = sealed.iter().find(|(peer, _)| peer == to)?;
-            Some((*from, bytes.clone()))
-        });
-        for_it.collect()
+        let for_it = others.filter_map(|(_, dealt)| dealt.iter().find(|(peer, _)| peer == to));
+        for_it.map(|(_, share)| share.clone()).collect()
     }
 
     fn keys_of_dealers(&self) -> Vec<Sealed> {
@@ -107,13 +105,7 @@ impl Machine {
                 gathering.keys.insert(from, keys);
             }
             (Step::Keys, SumWord::Spent) if statement.term > 0 => gathering.spent = true,
-            (Step::Shares, SumWord::Shares(sealed)) => {
-                let others = gathering.keys.keys().filter(|peer| **peer != from);
-                let complete = sealed.iter().map(|(peer, _)| peer).eq(others);
-                if complete && gathering.keys.contains_key(&from) {
-                    gathering.shares.entry(from).or_insert_with(|| sealed.clone());
-                }
-            }
+            (Step::Shares, SumWord::Shares(list)) => self.gather_shares(from, statement.term, list),
             (Step::Updates, SumWord::Masked(claim)) if gathering.shares.contains_key(&from) => {
                 self.on_claim(message, claim, statement.kind());
             }
@@ -125,6 +117,27 @@ impl Machine {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Takes a member's shares, if there is one for each other whose keys were passed on.
+    fn gather_shares(&mut self, from: PeerId, term: Term, list: &[Signed<Message>]) {
+        let Some(dealt) = self.shares_of(list, term) else {
+            return;
+        };
+        let Some(lead) = self.work.lead.as_mut().filter(|lead| lead.is_collecting()) else {
+            return;
+        };
+        let gathering = &mut lead.gathering;
+        let others = gathering.keys.keys().filter(|peer| **peer != from);
+        let complete =
+            dealt.iter().map(|(_, (to, _))| to).eq(others) && dealt.iter().all(|(dealer, _)| *dealer == from);
+        if complete && gathering.keys.contains_key(&from) {
+            let shares = dealt
+                .iter()
+                .zip(list)
+                .map(|((_, (to, _)), signed)| (*to, signed.clone()));
+            gathering.shares.entry(from).or_insert_with(|| shares.collect());
         }
     }
 
@@ -190,7 +203,7 @@ impl Machine {
                 if fetching {
                     return;
                 }
-                (self.sum_survivors(lead).len(), !missing)
+                (self.sum_request(lead).survivors.len(), !missing)
             }
             Step::Replies => {
                 let survivors = gathering.request.iter().flat_map(|request| &request.survivors);
@@ -230,19 +243,29 @@ impl Machine {
         self.is_alive(peer) && !self.reputation.is_banned(peer)
     }
 
-    fn sum_survivors(&self, lead: &Lead) -> Vec<PeerId> {
+    /// What may be asked of those who survive: whose updates are here, in groups that enough of are left of; nothing
+    /// where the rule could not work on the groups.
+    fn sum_request(&self, lead: &Lead) -> SumRequest {
         let here = |peer: &PeerId| matches!(payload_of(lead, peer), Some(Payload::Here { .. }));
-        lead.gathering
-            .dealt()
-            .filter(|peer| here(peer) && self.is_usable(lead, peer))
-            .collect()
+        let dealt: Vec<PeerId> = lead.gathering.dealt().collect();
+        let usable = |peer: &&PeerId| here(peer) && self.is_usable(lead, peer);
+        let survivors: Vec<PeerId> = dealt.iter().filter(usable).copied().collect();
+        let scope = self.sum_scope(self.succession.term);
+        let request = scope.openable(&dealt, &survivors, &self.sum_terms());
+        if self.enough_groups(&scope, &request.survivors) {
+            return request;
+        }
+        SumRequest {
+            survivors: Vec::new(),
+            dropped: Vec::new(),
+        }
     }
 
     fn end_sum_step(&mut self) {
         let (now, Some(lead)) = (self.now, &self.work.lead) else {
             return;
         };
-        let survivors = self.sum_survivors(lead);
+        let request = self.sum_request(lead);
         let Some(lead) = &mut self.work.lead else { return };
         let gathering = &mut lead.gathering;
         gathering.since = now;
@@ -250,8 +273,7 @@ impl Machine {
             Step::Keys => Step::Shares,
             Step::Shares => Step::Updates,
             Step::Updates => {
-                let dropped = gathering.dealt().filter(|peer| !survivors.contains(peer)).collect();
-                gathering.request = Some(SumRequest { survivors, dropped });
+                gathering.request = Some(request);
                 Step::Replies
             }
             Step::Replies | Step::Opening => Step::Opening,

@@ -6,8 +6,6 @@
 //! would tell their difference: a member answers once a round, so that of the sums of a round one is opened at most, and a
 //! round in which somebody has answered in vain settles without updates.
 
-use std::collections::BTreeSet;
-
 use crate::event::Event;
 use crate::identity::{BlobId, PeerId};
 use crate::journal::JournalEntry;
@@ -16,7 +14,9 @@ use crate::message::{Message, Proposal, Term, UpdateClaim};
 use crate::reject::{Evidence, Reject};
 use crate::session::Role;
 use crate::signed::{Signed, Verified};
-use crate::sum::{LEAST_IN_A_SUM, OpenSum, Sealed, SumRequest, SumResult, SumScope, SumStatement, SumTask, SumWord};
+use crate::sum::{
+    LEAST_IN_A_SUM, OpenSum, Sealed, SumRequest, SumResult, SumScope, SumStatement, SumTask, SumTerms, SumWord,
+};
 use crate::task::{Task, TaskFailure, TaskResult, TrainReport};
 
 /// The step of a secure sum that a job is for.
@@ -72,8 +72,25 @@ impl Machine {
     /// The secure sum of a term of the current round.
     pub(crate) fn sum_scope(&self, term: Term) -> SumScope {
         let members: Vec<PeerId> = self.roster().with(Role::Trainer).collect();
-        let threshold = self.sum_threshold();
-        SumScope::new(&self.info.session, self.round(), term, members, threshold)
+        // Known to whoever has an update to sum, or a sum to check.
+        let base = self.base.map_or(BlobId([0; 32]), |base| base.state);
+        SumScope::new(
+            &self.info.session,
+            (self.round(), term),
+            &base,
+            members,
+            &self.sum_terms(),
+        )
+    }
+
+    pub(crate) fn sum_terms(&self) -> SumTerms {
+        self.info.sums.unwrap_or_default()
+    }
+
+    /// Whether the groups of these survivors are as many as the session's rule needs.
+    pub(crate) fn enough_groups(&self, scope: &SumScope, survivors: &[PeerId]) -> bool {
+        let needed = self.sum_terms().groups.map_or(1, |groups| groups.rule_needs as usize);
+        scope.groups_of(survivors) >= needed
     }
 
     pub(crate) fn sum_threshold(&self) -> usize {
@@ -166,28 +183,45 @@ impl Machine {
     pub(crate) fn obey(&mut self, coordinator: PeerId, word: &SumWord) {
         match word {
             SumWord::Roster(list) => self.on_sum_roster(coordinator, list),
-            SumWord::Delivery(sealed) => self.on_sum_delivery(sealed),
+            SumWord::Delivery(list) => self.on_sum_delivery(coordinator, list),
             SumWord::Request(request) => self.on_sum_request(coordinator, request),
-            SumWord::Keys(_) | SumWord::Shares(_) | SumWord::Masked(_) | SumWord::Reply(_) | SumWord::Spent => {}
+            SumWord::Keys(_)
+            | SumWord::Shares(_)
+            | SumWord::Masked(_)
+            | SumWord::Reply(_)
+            | SumWord::Spent
+            | SumWord::Share(_) => {}
         }
+    }
+
+    /// What a statement of this round and term says, if one of its trainers signed it: who, and the word.
+    fn word_of(&self, signed: &Signed<Message>, term: Term) -> Option<(PeerId, SumWord)> {
+        let verified = signed.verify().ok()?;
+        let Message::Sum(statement) = verified.value() else {
+            return None;
+        };
+        let of_sum = (statement.round, statement.term) == (self.round(), term);
+        let ours = signed.session() == self.info.session && self.roster().has(&signed.signer(), Role::Trainer);
+        (of_sum && ours && statement.within_limits()).then(|| (signed.signer(), statement.word.clone()))
     }
 
     /// The keys that signed statements of this round and term hold, by member; None unless all are of trainers, in order.
     pub(crate) fn keys_of(&self, list: &[Signed<Message>], term: Term) -> Option<Vec<Sealed>> {
-        let one = |signed: &Signed<Message>| {
-            let verified = signed.verify().ok()?;
-            let Message::Sum(statement) = verified.value() else {
-                return None;
-            };
-            let SumWord::Keys(bytes) = &statement.word else {
-                return None;
-            };
-            let of_sum = (statement.round, statement.term) == (self.round(), term);
-            let ours = signed.session() == self.info.session && self.roster().has(&signed.signer(), Role::Trainer);
-            (of_sum && ours && statement.within_limits()).then(|| (signed.signer(), bytes.clone()))
+        let one = |signed: &Signed<Message>| match self.word_of(signed, term)? {
+            (from, SumWord::Keys(bytes)) => Some((from, bytes)),
+            _ => None,
         };
         let keys: Vec<Sealed> = list.iter().map(one).collect::<Option<_>>()?;
         keys.is_sorted_by(|a, b| a.0 < b.0).then_some(keys)
+    }
+
+    /// The shares that signed statements of this round and term hold, by dealer; None unless all are of trainers.
+    pub(crate) fn shares_of(&self, list: &[Signed<Message>], term: Term) -> Option<Vec<(PeerId, Sealed)>> {
+        let one = |signed: &Signed<Message>| match self.word_of(signed, term)? {
+            (from, SumWord::Share(sealed)) => Some((from, sealed)),
+            _ => None,
+        };
+        list.iter().map(one).collect()
     }
 
     fn on_sum_roster(&mut self, coordinator: PeerId, list: &[Signed<Message>]) {
@@ -212,21 +246,30 @@ impl Machine {
         self.compute_sum(SumStep::Share, SumTask::Share { scope, keys });
     }
 
-    fn on_sum_delivery(&mut self, sealed: &[Sealed]) {
+    fn on_sum_delivery(&mut self, coordinator: PeerId, list: &[Signed<Message>]) {
         let (me, summing) = (self.me, &self.work.summing);
         let begun = self.work.training.claim.is_some() || !summing.masked_with.is_empty();
         if summing.shares.is_none() || begun {
             return;
         }
-        let known = |peer: &PeerId| *peer != me && summing.roster.contains(peer);
-        let sound = sealed.is_sorted_by(|a, b| a.0 < b.0) && sealed.iter().all(|(peer, _)| known(peer));
-        if !sound || sealed.len() + 1 < self.sum_threshold().max(LEAST_IN_A_SUM) {
+        let ours = |dealt: &[(PeerId, Sealed)]| {
+            let known = |(from, (to, _)): &(PeerId, Sealed)| *to == me && *from != me && summing.roster.contains(from);
+            dealt.is_sorted_by(|a, b| a.0 < b.0) && dealt.iter().all(known)
+        };
+        // Dealers sign their shares: what was bent on the way is the coordinator's doing.
+        let dealt = self.shares_of(list, self.succession.term).filter(|dealt| ours(dealt));
+        let Some(dealt) = dealt else {
+            let round = self.round();
+            return self.charge(Evidence::plain(coordinator, Reject::BadProposal, round, "sum_delivery"));
+        };
+        if dealt.len() + 1 < self.sum_threshold().max(LEAST_IN_A_SUM) {
             return;
         }
+        let sealed: Vec<Sealed> = dealt.into_iter().map(|(from, (_, bytes))| (from, bytes)).collect();
         let mut with: Vec<PeerId> = sealed.iter().map(|(peer, _)| *peer).chain([me]).collect();
         with.sort_unstable();
         self.work.summing.masked_with = with;
-        let (scope, sealed) = (self.sum_scope(self.succession.term), sealed.to_vec());
+        let scope = self.sum_scope(self.succession.term);
         self.compute_sum(SumStep::Mask, SumTask::Mask { scope, sealed });
     }
 
@@ -251,10 +294,12 @@ impl Machine {
         if both || !ordered(&request.survivors) || !ordered(&request.dropped) {
             return self.charge(Evidence::plain(coordinator, Reject::SinglesOut, round, "sum_request"));
         }
-        let mut named: Vec<PeerId> = request.survivors.iter().chain(&request.dropped).copied().collect();
-        named.sort_unstable();
         let enough = request.survivors.len() >= self.sum_threshold().max(LEAST_IN_A_SUM);
-        if named != summing.masked_with || !request.survivors.contains(&self.me) || !enough {
+        // Each group in full or not at all, and none with too few survivors to hide in.
+        let openable = self
+            .sum_scope(term)
+            .openable(&summing.masked_with, &request.survivors, &self.sum_terms());
+        if openable != *request || !request.survivors.contains(&self.me) || !enough {
             return;
         }
         if summing.answered.is_some() {
@@ -276,7 +321,9 @@ impl Machine {
                 self.take_part();
             }
             (SumStep::Share, TaskResult::Sum(SumResult::Shares(sealed))) => {
-                self.work.summing.shares = Some(self.sum_word(SumWord::Shares(sealed)));
+                let signed = sealed.into_iter().map(|share| self.sum_word(SumWord::Share(share)));
+                let shares = SumWord::Shares(signed.collect());
+                self.work.summing.shares = Some(self.sum_word(shares));
                 self.take_part();
             }
             (SumStep::Mask, TaskResult::Trained { payload, bytes, report }) => self.on_masked(payload, bytes, report),
@@ -340,13 +387,15 @@ impl Machine {
     pub(crate) fn open_sum(&self, proposal: &Proposal) -> Option<OpenSum> {
         let opening = proposal.opening.as_ref()?;
         let keys = self.keys_of(&opening.keys, opening.term)?;
-        let dealt: BTreeSet<PeerId> = keys.iter().map(|(peer, _)| *peer).collect();
-        let survivors: BTreeSet<PeerId> = proposal.body.used.iter().map(|used| used.update.peer).collect();
-        let counted =
-            opening.seeds.len() == survivors.len() && opening.mask_keys.len() + survivors.len() == dealt.len();
+        let dealt: Vec<PeerId> = keys.iter().map(|(peer, _)| *peer).collect();
+        let survivors: Vec<PeerId> = proposal.body.used.iter().map(|used| used.update.peer).collect();
+        let scope = self.sum_scope(opening.term);
+        let opened = scope.openable(&dealt, &survivors, &self.sum_terms());
+        let counted = opening.seeds.len() == survivors.len() && opening.mask_keys.len() == opened.dropped.len();
         let enough = survivors.len() >= self.sum_threshold().max(LEAST_IN_A_SUM);
-        (counted && enough && survivors.is_subset(&dealt)).then(|| OpenSum {
-            scope: self.sum_scope(opening.term),
+        let sound = counted && enough && opened.survivors == survivors && self.enough_groups(&scope, &survivors);
+        sound.then_some(OpenSum {
+            scope,
             keys,
             seeds: opening.seeds.clone(),
             mask_keys: opening.mask_keys.clone(),

@@ -9,7 +9,7 @@ use synod_protocol::identity::{BlobId, BodyId, Identity, PeerId, SessionId};
 use synod_protocol::message::{Message, Proposal, UpdateClaim, Vote};
 use synod_protocol::reject::Reject;
 use synod_protocol::signed::{Signed, Verified};
-use synod_protocol::sum::{SumStatement, SumWord};
+use synod_protocol::sum::{SumStatement, SumTask, SumWord};
 use synod_protocol::task::{Task, TaskResult};
 use synod_training::Done;
 
@@ -75,8 +75,14 @@ pub enum Misdeed {
     FreeRide,
     /// In a secure sum, deals shares that do not open.
     DealGarbage,
+    /// As coordinator of a secure sum, delivers other shares than were dealt, to have their dealers blamed.
+    BendDelivery,
     /// In a secure sum, reveals wrong shares.
     LieInReply,
+    /// In a secure sum, adds this many units of the ring to every coordinate under its mask, where nobody sees it.
+    PoisonSum(u32),
+    /// In a secure sum, says a weight under its mask that nobody can have.
+    BreakSum,
     /// As coordinator of a secure sum, asks each member for one secret of a survivor, and then for its other one.
     AskForBoth,
 }
@@ -154,6 +160,14 @@ impl Adversary {
     /// Bends what the worker computed.
     pub fn bend_result(&mut self, task: &Task, done: &mut Done) {
         match (task, &mut done.result) {
+            (Task::Sum(sum), TaskResult::Trained { payload, .. }) if matches!(**sum, SumTask::Mask { .. }) => {
+                let Some((id, bytes)) = done.blobs.iter_mut().find(|(id, _)| *id == *payload) else {
+                    return;
+                };
+                self.bend_masked(bytes);
+                *id = BlobId::of(bytes);
+                *payload = *id;
+            }
             (Task::Train { .. }, TaskResult::Trained { payload, bytes, .. }) => {
                 let Some((_, honest)) = done.blobs.first() else { return };
                 let bent = self.bend_payload(honest);
@@ -171,6 +185,23 @@ impl Adversary {
                 *id = BlobId::of(bytes);
                 *state = *id;
             }
+            _ => {}
+        }
+    }
+
+    /// Bends a masked update: a header of 12 bytes, a word a coordinate, and the weight (PROTOCOL.md, section 4.14).
+    fn bend_masked(&self, bytes: &mut [u8]) {
+        let (words, _) = bytes[12..].as_chunks_mut::<4>();
+        let Some((weight, coordinates)) = words.split_last_mut() else {
+            return;
+        };
+        match self.misdeed {
+            Misdeed::PoisonSum(units) => {
+                for word in coordinates {
+                    *word = u32::from_le_bytes(*word).wrapping_add(units).to_le_bytes();
+                }
+            }
+            Misdeed::BreakSum => *weight = u32::from_le_bytes(*weight).wrapping_add(1 << 20).to_le_bytes(),
             _ => {}
         }
     }
@@ -259,7 +290,10 @@ impl Adversary {
             (Misdeed::DoublePropose, Message::Proposal(proposal)) => {
                 self.propose_twice(output, signed, proposal, others, bent);
             }
-            (Misdeed::DealGarbage | Misdeed::LieInReply | Misdeed::AskForBoth, Message::Sum(statement)) => {
+            (
+                Misdeed::DealGarbage | Misdeed::BendDelivery | Misdeed::LieInReply | Misdeed::AskForBoth,
+                Message::Sum(statement),
+            ) => {
                 self.bend_sum(output, statement, bent);
             }
             (Misdeed::Foreign, value) => {
@@ -293,8 +327,16 @@ impl Adversary {
         let mut word = statement.word.clone();
         let mut first = None;
         match (self.misdeed, &mut word) {
-            (Misdeed::DealGarbage, SumWord::Shares(sealed)) => {
-                sealed.iter_mut().for_each(|(_, bytes)| bytes.fill(7));
+            (Misdeed::DealGarbage, SumWord::Shares(shares) | SumWord::Delivery(shares)) => {
+                // As coordinator it passes on what others dealt as it came.
+                for share in shares.iter_mut().filter(|share| share.signer() == self.identity.peer_id()) {
+                    *share = self.garble(share);
+                }
+            }
+            (Misdeed::BendDelivery, SumWord::Delivery(shares)) => {
+                for share in shares {
+                    *share = self.garble(share);
+                }
             }
             (Misdeed::LieInReply, SumWord::Reply(reply)) => {
                 let shares = reply.of_survivors.iter_mut().chain(&mut reply.of_dropped);
@@ -314,6 +356,21 @@ impl Adversary {
         })));
         bent.outputs.extend(first);
         bent.outputs.push(same_way(output, message));
+    }
+
+    /// A share of other bytes, under this member's own signature: it has no other.
+    fn garble(&self, share: &Signed<Message>) -> Signed<Message> {
+        let Ok(verified) = share.verify() else {
+            return share.clone();
+        };
+        let Message::Sum(statement) = verified.value() else {
+            return share.clone();
+        };
+        let mut bent = (**statement).clone();
+        if let SumWord::Share((_, bytes)) = &mut bent.word {
+            bytes.fill(7);
+        }
+        self.sign(&Message::Sum(Box::new(bent)))
     }
 
     /// Every second member gets a proposal that differs in what is harmless by itself: one update fewer, or another

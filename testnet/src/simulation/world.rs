@@ -155,7 +155,7 @@ impl<'a> World<'a> {
             name: scenario.name.clone(),
             creator: ids[0],
             terms: scenario.terms.clone(),
-            sums: sum_terms(&scenario.privacy),
+            sums: sum_terms(&scenario.privacy, &scenario.composition()),
             config: config.into(),
         };
         let permission = Permission {

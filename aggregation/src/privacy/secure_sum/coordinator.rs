@@ -51,6 +51,9 @@ impl Coordinator {
     /// Begins to gather.
     pub fn new(plan: SumPlan) -> Result<Self, SecureSumError> {
         plan.check()?;
+        if plan.groups.is_some() {
+            return Err(SecureSumError::Grouped);
+        }
         Ok(Self {
             plan,
             adverts: BTreeMap::new(),

@@ -173,6 +173,9 @@ impl Member {
                 from.member,
                 open(&self.plan.context, &self.secrets, from, &self.advert, sealed)?,
             );
+            if self.plan.group_of(from.member) != self.plan.group_of(self.advert.member) {
+                continue;
+            }
             let mask = pair_mask(
                 &self.plan.context,
                 &self.secrets.mask,
@@ -239,17 +242,8 @@ impl Member {
                 });
             }
         };
-        check_set(&request.survivors, &self.plan)?;
-        check_set(&request.dropped, &self.plan)?;
-        check_enough(request.survivors.len(), &self.plan)?;
-        if let Some(&member) = request.survivors.iter().find(|member| request.dropped.contains(member)) {
-            return Err(SecureSumError::BothSecrets { member });
-        }
-        let mut asked: Vec<u8> = request.survivors.iter().chain(&request.dropped).copied().collect();
-        asked.sort_unstable();
-        if let Some(member) = difference(&asked, shares) {
-            return Err(SecureSumError::InconsistentSets { member });
-        }
+        let dealt: Vec<u8> = shares.keys().copied().collect();
+        self.plan.check_request(&dealt, &request.survivors, &request.dropped)?;
         if !request.survivors.contains(&self.advert.member) {
             return Err(SecureSumError::InconsistentSets {
                 member: self.advert.member,
@@ -267,13 +261,6 @@ impl Member {
         };
         Ok(reply)
     }
-}
-
-/// A member that is in one of the two sets only.
-fn difference(asked: &[u8], shares: &BTreeMap<u8, [Secret; 2]>) -> Option<u8> {
-    let unknown = asked.iter().find(|member| !shares.contains_key(member));
-    let missing = shares.keys().find(|member| !asked.contains(member));
-    unknown.or(missing).copied()
 }
 
 /// Indices in order, none twice, all of the plan.

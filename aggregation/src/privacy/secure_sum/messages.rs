@@ -289,6 +289,7 @@ mod tests {
             range: 1.0,
             max_weight: 1,
             noise: None,
+            groups: None,
         };
         let input = MaskedInput {
             member: 2,

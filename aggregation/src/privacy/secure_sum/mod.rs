@@ -31,22 +31,22 @@ mod plan;
 mod shamir;
 
 pub use coordinator::{Coordinator, SecureMean};
-pub use groups::{check_groups, form_groups, tolerated_faults};
+pub use groups::{check_groups, group_threshold, tolerated_faults};
 pub use keys::SumSeed;
 pub use member::{Member, Quantisation};
 pub use messages::{
     KeyAdvert, KeyRoster, MAX_MESSAGE_BYTES, MaskedInput, MemberShares, SealedShare, ShareDelivery, SumMessage,
     UnmaskReply, UnmaskRequest,
 };
-pub use opening::{OpenedSum, Opening, open_sum};
-pub use plan::{MAX_MEMBERS, MIN_MEMBERS, SumPlan, default_threshold};
+pub use opening::{GroupMean, OpenedSum, Opening, open_sum};
+pub use plan::{MAX_MEMBERS, MIN_MEMBERS, SumGroups, SumPlan, default_threshold};
 pub(crate) use plan::{check_members, check_range, check_threshold, check_weight};
 
 /// Why a secure sum cannot begin, go on, or end.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum SecureSumError {
     /// Too few members to hide in, or more than the protocol is made for.
-    #[error("secure sum: {got} members, where {MIN_MEMBERS} to {MAX_MEMBERS} can take part; use groups for more")]
+    #[error("secure sum: {got} members, where {MIN_MEMBERS} to {MAX_MEMBERS} can take part")]
     Members {
         /// What was asked for.
         got: usize,
@@ -98,6 +98,9 @@ pub enum SecureSumError {
     /// No coordinates, or 2³² of them.
     #[error("secure sum: an update has at least one coordinate and fewer than 2^32 - 1")]
     NoCoordinates,
+    /// A coordinator that adds everything up, in a sum of groups.
+    #[error("secure sum: groups are added up apart, from the masked inputs; use the opening")]
+    Grouped,
     /// Groups that hide nothing or cannot be formed.
     #[error("secure sum: groups of {got} among {members} members; a group has {MIN_MEMBERS} to {MAX_MEMBERS} members")]
     GroupSize {

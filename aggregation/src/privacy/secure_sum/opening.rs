@@ -4,6 +4,8 @@
 //! The opening holds the survivors' self-mask seeds and the dropped members' mask keys: exactly what the coordinator of a
 //! sum learns (Bonawitz et al. 2017). Showing it to all members shows them the sum and no single update.
 
+use std::collections::BTreeMap;
+
 use x25519_dalek::{PublicKey, StaticSecret};
 
 use super::keys::{commitment, pair_mask, self_mask};
@@ -34,7 +36,8 @@ pub fn open_sum(
     request: &UnmaskRequest,
     replies: &[UnmaskReply],
 ) -> Result<Opening, SecureSumError> {
-    check_members(plan, adverts, request)?;
+    plan.check()?;
+    plan.check_request(&members_of(adverts), &request.survivors, &request.dropped)?;
     check_enough(replies.len(), plan)?;
     for reply in replies {
         if (reply.seed_shares.len(), reply.key_shares.len()) != (request.survivors.len(), request.dropped.len()) {
@@ -88,21 +91,8 @@ fn without_liars(points: &[(u8, Secret)], threshold: usize, fits: &dyn Fn(&Secre
         })
 }
 
-/// Adverts of those who dealt, in order; survivors and dropped together are just they.
-fn check_members(plan: &SumPlan, adverts: &[KeyAdvert], request: &UnmaskRequest) -> Result<(), SecureSumError> {
-    plan.check()?;
-    let dealt: Vec<u8> = adverts.iter().map(|advert| advert.member).collect();
-    for members in [&dealt, &request.survivors, &request.dropped] {
-        check_set(members, plan)?;
-    }
-    check_enough(request.survivors.len(), plan)?;
-    let mut named = [&request.survivors[..], &request.dropped].concat();
-    named.sort_unstable();
-    match named.iter().find(|member| !dealt.contains(member)) {
-        Some(&member) => Err(SecureSumError::InconsistentSets { member }),
-        None if named.len() != dealt.len() => Err(SecureSumError::NotCanonical),
-        None => Ok(()),
-    }
+fn members_of(adverts: &[KeyAdvert]) -> Vec<u8> {
+    adverts.iter().map(|advert| advert.member).collect()
 }
 
 fn advert_of(adverts: &[KeyAdvert], member: u8) -> Option<&KeyAdvert> {
@@ -118,92 +108,126 @@ fn key_fits(adverts: &[KeyAdvert], secret: &Secret, owner: u8) -> bool {
     advert_of(adverts, owner).is_some_and(|advert| public == advert.mask_key)
 }
 
-/// Masked inputs being added up, of a sum whose opening is known and fits the keys.
+/// Masked inputs being added up, of a sum whose opening is known and fits the keys. Groups are added up apart.
 pub struct OpenedSum {
     plan: SumPlan,
+    groups: Vec<GroupSum>,
+}
+
+/// One group's survivors, the masks that are left in their sum, and the sum so far.
+struct GroupSum {
     survivors: Vec<u8>,
     masks: Vec<(Stream, bool)>,
     sum: Vec<u32>,
     added: usize,
 }
 
+/// What the masked inputs of one group, or of all members, add up to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GroupMean {
+    /// Whose, increasing.
+    pub survivors: Vec<u8>,
+    /// The weighted mean and the sum of weights; or why the inputs cannot be what members make.
+    pub mean: Result<(Vec<f32>, u64), SecureSumError>,
+}
+
 impl OpenedSum {
-    /// Checks that the opening is that of these keys. `adverts` are of those who dealt; who of them is no survivor has
-    /// dropped out.
+    /// Checks that the opening is that of these keys. `adverts` are of those who dealt. A group of which nobody survives
+    /// is not opened; who of another is no survivor has dropped out.
     pub fn new(
         plan: &SumPlan,
         adverts: &[KeyAdvert],
         survivors: &[u8],
         opening: &Opening,
     ) -> Result<Self, SecureSumError> {
-        let dropped = adverts
-            .iter()
-            .map(|advert| advert.member)
-            .filter(|member| !survivors.contains(member));
-        let request = UnmaskRequest {
-            survivors: survivors.to_vec(),
-            dropped: dropped.collect(),
+        plan.check()?;
+        let dealt = members_of(adverts);
+        check_set(survivors, plan)?;
+        let opened = |member: &u8| {
+            let group = plan.group_of(*member);
+            survivors.iter().any(|other| plan.group_of(*other) == group)
         };
-        check_members(plan, adverts, &request)?;
-        if (opening.seeds.len(), opening.mask_keys.len()) != (request.survivors.len(), request.dropped.len()) {
+        check_set(&dealt, plan)?;
+        let dropped = dealt
+            .iter()
+            .copied()
+            .filter(|member| opened(member) && !survivors.contains(member));
+        let dropped: Vec<u8> = dropped.collect();
+        plan.check_request(&dealt, survivors, &dropped)?;
+        if (opening.seeds.len(), opening.mask_keys.len()) != (survivors.len(), dropped.len()) {
             return Err(SecureSumError::NotCanonical);
         }
-        let mut masks = Vec::new();
-        for (&owner, seed) in request.survivors.iter().zip(&opening.seeds) {
+        let mut groups: BTreeMap<u8, GroupSum> = BTreeMap::new();
+        for (&owner, seed) in survivors.iter().zip(&opening.seeds) {
             if !seed_fits(plan, adverts, seed, owner) {
                 return Err(SecureSumError::WrongShares { owner });
             }
-            masks.push((self_mask(&plan.context, seed), true));
+            let group = groups.entry(plan.group_of(owner)).or_insert_with(|| GroupSum {
+                survivors: Vec::new(),
+                masks: Vec::new(),
+                sum: Vec::new(),
+                added: 0,
+            });
+            group.survivors.push(owner);
+            group.masks.push((self_mask(&plan.context, seed), true));
         }
-        for (&owner, secret) in request.dropped.iter().zip(&opening.mask_keys) {
+        for (&owner, secret) in dropped.iter().zip(&opening.mask_keys) {
             let fits = key_fits(adverts, secret, owner);
             let own = advert_of(adverts, owner).filter(|_| fits);
             let own = own.ok_or(SecureSumError::WrongShares { owner })?;
             let secret = StaticSecret::from(*secret);
-            for survivor in adverts.iter().filter(|advert| survivors.contains(&advert.member)) {
+            let group = groups.get_mut(&plan.group_of(owner)).expect("an opened group");
+            for advert in adverts.iter().filter(|advert| group.survivors.contains(&advert.member)) {
                 // The survivor added the pair's mask if its index is the smaller, and subtracted it otherwise.
-                let mask = pair_mask(&plan.context, &secret, &own.mask_key, &survivor.mask_key);
+                let mask = pair_mask(&plan.context, &secret, &own.mask_key, &advert.mask_key);
                 let mask = mask.ok_or(SecureSumError::WeakKey { member: owner })?;
-                masks.push((mask, survivor.member < owner));
+                group.masks.push((mask, advert.member < owner));
             }
         }
         Ok(Self {
-            sum: vec![0; plan.words()],
             plan: plan.clone(),
-            survivors: request.survivors,
-            masks,
-            added: 0,
+            groups: groups.into_values().collect(),
         })
     }
 
     /// Adds the next survivor's input, in the order of indices.
     pub fn add(&mut self, input: &MaskedInput) -> Result<(), SecureSumError> {
-        let member = input.member;
-        if self.survivors.get(self.added) != Some(&member) {
+        let (member, words) = (input.member, self.plan.words());
+        let due = |group: &&mut GroupSum| group.survivors.get(group.added) == Some(&member);
+        let Some(group) = self.groups.iter_mut().find(due) else {
             return Err(SecureSumError::UnknownMember { member });
-        }
-        if input.words.len() != self.sum.len() {
-            let (expected, found) = (self.sum.len(), input.words.len());
+        };
+        if input.words.len() != words {
+            let (expected, found) = (words, input.words.len());
             return Err(SecureSumError::InputLength { expected, found });
         }
-        for (sum, word) in self.sum.iter_mut().zip(&input.words) {
+        group.sum.resize(words, 0);
+        for (sum, word) in group.sum.iter_mut().zip(&input.words) {
             *sum = sum.wrapping_add(*word);
         }
-        self.added += 1;
+        group.added += 1;
         Ok(())
     }
 
-    /// Subtracts the masks: the weighted mean, and the sum of weights. A weight that cannot be tells of a spoilt input.
-    pub fn mean(mut self) -> Result<(Vec<f32>, u64), SecureSumError> {
-        if self.added != self.survivors.len() {
+    /// Subtracts the masks: what each group's inputs add up to, in the order of groups; one where there are none. A weight
+    /// that cannot be tells of a spoilt input.
+    pub fn means(self) -> Result<Vec<GroupMean>, SecureSumError> {
+        let plan = &self.plan;
+        if let Some(group) = self.groups.iter().find(|group| group.added != group.survivors.len()) {
             return Err(SecureSumError::TooFew {
-                found: self.added,
-                threshold: self.plan.threshold,
+                found: group.added,
+                threshold: plan.threshold,
             });
         }
-        apply(&self.masks, &mut self.sum);
-        let mut values = vec![0.0f32; self.plan.dimension as usize];
-        let total = mean_of_sum(&self.plan, &self.sum, self.survivors.len(), &mut values)?;
-        Ok((values, total))
+        let of_group = |mut group: GroupSum| {
+            apply(&group.masks, &mut group.sum);
+            let mut values = vec![0.0f32; plan.dimension as usize];
+            let total = mean_of_sum(plan, &group.sum, group.survivors.len(), &mut values);
+            GroupMean {
+                survivors: group.survivors,
+                mean: total.map(|total| (values, total)),
+            }
+        };
+        Ok(self.groups.into_iter().map(of_group).collect())
     }
 }

@@ -11,6 +11,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::SecureSumError;
+use super::member::{check_enough, check_set};
 use crate::privacy::noise::SumNoise;
 
 /// The fewest members: in a sum of two, each learns the other's update.
@@ -38,6 +39,19 @@ pub struct SumPlan {
     pub max_weight: u32,
     /// Noise that each member adds, so that the sum is differentially private.
     pub noise: Option<SumNoise>,
+    /// Groups that are summed apart, each under masks of its own; without them, all members are one sum. Keys are shared
+    /// among all, so that whoever survives lifts the masks of every group.
+    pub groups: Option<SumGroups>,
+}
+
+/// Who is summed with whom.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct SumGroups {
+    /// The group of each member, by index.
+    pub of: Vec<u8>,
+    /// The fewest survivors of a group whose sum may be opened.
+    pub least: u8,
 }
 
 /// ⌊2n/3⌋ + 1: bears a third of the members dropping out, and a coordinator that shows members different lists of
@@ -62,6 +76,9 @@ impl SumPlan {
             }
             noise.check(self)?;
         }
+        if let Some(groups) = &self.groups {
+            groups.check(members)?;
+        }
         if self.dimension == 0 || self.dimension == u32::MAX {
             return Err(SecureSumError::NoCoordinates);
         }
@@ -75,7 +92,7 @@ impl SumPlan {
         let room = match &self.noise {
             None => members,
             Some(noise) => {
-                let per_member = noise.member_deviation(self.threshold) / f64::from(self.range);
+                let per_member = noise.member_deviation(self.least_in_sum()) / f64::from(self.range);
                 members + 12.0 * per_member * members.sqrt()
             }
         };
@@ -87,9 +104,67 @@ impl SumPlan {
         f64::from(self.range) / f64::from(self.quantum_count())
     }
 
+    /// The fewest survivors whose sum may be opened: of a group, or of all.
+    pub fn least_in_sum(&self) -> u8 {
+        self.groups.as_ref().map_or(self.threshold, |groups| groups.least)
+    }
+
+    /// The group of a member of the plan; 0 where all are one.
+    pub(crate) fn group_of(&self, member: u8) -> u8 {
+        self.groups.as_ref().map_or(0, |groups| groups.of[usize::from(member)])
+    }
+
+    /// Whether a request to unmask may come of these who dealt shares: each group in full or not at all, and of each
+    /// enough survivors. Says who is wrong.
+    pub(crate) fn check_request(&self, dealt: &[u8], survivors: &[u8], dropped: &[u8]) -> Result<(), SecureSumError> {
+        check_set(dealt, self)?;
+        check_set(survivors, self)?;
+        check_set(dropped, self)?;
+        check_enough(survivors.len(), self)?;
+        if let Some(&member) = survivors.iter().find(|member| dropped.contains(member)) {
+            return Err(SecureSumError::BothSecrets { member });
+        }
+        let named = |member: &u8| survivors.contains(member) || dropped.contains(member);
+        if let Some(&member) = survivors.iter().chain(dropped).find(|member| !dealt.contains(member)) {
+            return Err(SecureSumError::InconsistentSets { member });
+        }
+        for &member in dealt {
+            let group = self.group_of(member);
+            let surviving = survivors.iter().filter(|&&other| self.group_of(other) == group).count();
+            let opened = dealt.iter().any(|other| self.group_of(*other) == group && named(other));
+            if opened && !named(&member) {
+                return Err(SecureSumError::InconsistentSets { member });
+            }
+            if opened && surviving < usize::from(self.least_in_sum()) {
+                return Err(SecureSumError::TooFew {
+                    found: surviving,
+                    threshold: self.least_in_sum(),
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// Words of a masked input: the coordinates and the weight.
     pub fn words(&self) -> usize {
         self.dimension as usize + 1
+    }
+}
+
+impl SumGroups {
+    /// Every member is in a group, and no group is smaller than what may be opened of it.
+    fn check(&self, members: usize) -> Result<(), SecureSumError> {
+        let refuse = |got: usize| Err(SecureSumError::GroupSize { got, members });
+        if self.of.len() != members || usize::from(self.least) < MIN_MEMBERS {
+            return refuse(usize::from(self.least));
+        }
+        for group in &self.of {
+            let size = self.of.iter().filter(|other| *other == group).count();
+            if size < usize::from(self.least) {
+                return refuse(size);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -195,6 +270,7 @@ mod tests {
             range: 2.0,
             max_weight,
             noise: None,
+            groups: None,
         }
     }
 
