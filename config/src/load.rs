@@ -440,7 +440,11 @@ mod tests {
         let said = aggregation("[protocol]\nmin_members = 4\n[aggregation]\nrule = 'mean'");
         assert_eq!(said, AggregationConfig::default());
         // Under masks the mean stays, or the rule is one across groups.
-        let sums = |more: &str| aggregation(&format!("[protocol]\nmin_members = 12\n[aggregation.privacy.secure_sum]\n{more}"));
+        let sums = |more: &str| {
+            aggregation(&format!(
+                "[protocol]\nmin_members = 12\n[aggregation.privacy.secure_sum]\n{more}"
+            ))
+        };
         assert_eq!(sums("").composition(), AggregationConfig::default().composition());
         assert_eq!(sums("group_size = 4").composition(), Composition::robust(1));
         let graph = |more: &str| {

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use synod_config::Override;
 use synod_config::trust::Trust;
 
@@ -103,9 +103,9 @@ pub enum Command {
         after_help = "Examples:\n  node log first\n  node log first --from 10 --json\n\nLosses are in nats a token on this institution's held-out text. Works also while the node is stopped."
     )]
     Log(LogArgs),
-    /// Write a session's model as a Hugging Face folder. Overwrites nothing.
+    /// Write a session's model as a Hugging Face folder or a GGUF file. Overwrites nothing.
     #[command(
-        after_help = "Examples:\n  node export first ./model\n  python3 -c \"import transformers as t; print(t.AutoModelForCausalLM.from_pretrained('./model'))\"\n\nWorks also while the node is stopped."
+        after_help = "Examples:\n  node export first ./model\n  node export first model.gguf --precision q8_0\n  node export model.gguf ./model          # a file of llama.cpp's as a folder\n  python3 -c \"import transformers as t; print(t.AutoModelForCausalLM.from_pretrained('./model'))\"\n\nWorks also while the node is stopped."
     )]
     Export(ExportArgs),
     /// Write text with a session's model or an exported folder.
@@ -472,19 +472,38 @@ pub struct LogArgs {
 /// `node export`
 #[derive(Debug, Args)]
 pub struct ExportArgs {
-    /// The session, by name or id.
-    pub session: String,
-    /// The folder to make; it must not exist, or be empty.
-    pub folder: PathBuf,
+    /// A session, by name or id; or a model's folder or GGUF file, to write it in another form.
+    #[arg(value_name = "MODEL")]
+    pub model: String,
+    /// The folder to make, which must not exist, or be empty; or the file whose name ends in .gguf.
+    #[arg(value_name = "PATH")]
+    pub path: PathBuf,
+    /// How numbers are written; f16 and q8_0 in GGUF files only. [default: f32]
+    #[arg(long, value_name = "FORM")]
+    pub precision: Option<ExportPrecision>,
     /// Print the answer as JSON.
     #[arg(long)]
     pub json: bool,
 }
 
+/// How an export's numbers are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExportPrecision {
+    /// 32 bits: what is trained.
+    F32,
+    /// The upper 16 bits of these.
+    Bf16,
+    /// 16 bits of IEEE.
+    F16,
+    /// 8 bits, in blocks of 32 with a common scale.
+    #[value(name = "q8_0")]
+    Q8_0,
+}
+
 /// `node generate`
 #[derive(Debug, Args)]
 pub struct GenerateArgs {
-    /// A session, by name or id, or a folder that `node export` wrote.
+    /// A session, by name or id; or a model's folder, as `node export` writes it, or a GGUF file.
     pub model: String,
     /// What the text begins with.
     #[arg(long, default_value = "")]
@@ -495,9 +514,9 @@ pub struct GenerateArgs {
     /// How bold to be; 0 takes the likeliest token each time.
     #[arg(long, default_value_t = 0.8)]
     pub temperature: f32,
-    /// Draw from so many likeliest tokens; 0: from all.
-    #[arg(long, default_value_t = 40)]
-    pub top_k: usize,
+    /// Draw from so many likeliest tokens; 0: from all. [default: 40, and 0 with --top-p]
+    #[arg(long)]
+    pub top_k: Option<usize>,
     /// Draw from the likeliest tokens that together have this probability; 1: from all.
     #[arg(long, default_value_t = 1.0)]
     pub top_p: f32,
@@ -509,7 +528,7 @@ pub struct GenerateArgs {
 /// `node evaluate`
 #[derive(Debug, Args)]
 pub struct EvaluateArgs {
-    /// A session, by name or id, or a folder that `node export` wrote.
+    /// A session, by name or id; or a model's folder, as `node export` writes it, or a GGUF file.
     pub model: String,
     /// Text to measure on (may be repeated).
     #[arg(long, value_name = "PATH", required_unless_present = "tasks")]

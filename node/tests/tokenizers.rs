@@ -178,6 +178,27 @@ fn a_session_over_a_trained_tokenizer_runs_where_only_its_creator_had_the_file()
     assert_eq!(read(model.join("tokenizer.json")), tokenizer_bytes);
     let about: Value = serde_json::from_slice(&read(model.join("tokenizer_config.json"))).unwrap();
     assert_eq!(about["eos_token"], "<|endoftext|>");
+    let file = joiner.home.path().join("model.gguf");
+    joiner.ok(&format!("export first {}", file.display()));
+    joiner.refused(&format!("export first {}", file.display()), 1, &["model.gguf exists"]);
+    let again = joiner.home.path().join("again");
+    joiner.refused(
+        &format!("export {} {} --precision q8_0", file.display(), again.display()),
+        1,
+        &["--precision", ".gguf"],
+    );
+    joiner.ok(&format!("export {} {}", file.display(), again.display()));
+    assert_eq!(
+        read(again.join("model.safetensors")),
+        read(model.join("model.safetensors")),
+        "through the file and back"
+    );
+    let whole_loss = |origin: &Path| {
+        let line = format!("evaluate {} --data {} --json", origin.display(), data.display());
+        let measured = joiner.json(&line);
+        (measured["loss"].to_string(), measured["tokens"].to_string())
+    };
+    assert_eq!(whole_loss(&file), whole_loss(&model), "the tokenizer came along");
     for origin in ["first".to_owned(), model.display().to_string()] {
         // A model that has learned little may draw bytes that are no text.
         let line = format!("generate {origin} --prompt sol --tokens 5");

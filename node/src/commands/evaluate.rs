@@ -3,11 +3,11 @@
 
 use std::path::Path;
 
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use synod_training::data::{Batch, DataReport, Dataset, Windows, tokens_of_documents};
-use synod_training::evaluate::heldout_loss;
+use synod_training::data::{DataReport, Dataset, Windows, tokens_of_documents};
+use synod_training::evaluate::{DocumentLoss, heldout_loss};
 use synod_training::models::decoder::Decoder;
-use synod_training::objectives::LossSum;
 
 use super::model_source::{Model, model};
 use super::table::Table;
@@ -16,9 +16,6 @@ use super::{Terminal, settings};
 use crate::cli::EvaluateArgs;
 use crate::data_dir::DataDir;
 use crate::failure::{Failure, Outcome};
-
-/// Windows that are measured at once.
-const WINDOWS_AT_ONCE: usize = 16;
 
 /// A loss on one text.
 #[derive(Serialize)]
@@ -54,7 +51,7 @@ pub fn run(dir: &DataDir, args: &EvaluateArgs, terminal: Terminal) -> Outcome {
     let decoder = Decoder::new(model.shape()?, device.open().map_err(Failure::environment)?);
     let measure = |path: &std::path::PathBuf| match args.heldout {
         true => heldout(&decoder, &model, path),
-        false => whole(&decoder, &model, path),
+        false => whole(&decoder, &model, path, terminal),
     };
     let texts = args.data.iter().map(measure).collect::<Outcome<Vec<_>>>()?;
     let tokens: u64 = texts.iter().map(|text| text.tokens).sum();
@@ -140,39 +137,39 @@ fn heldout(decoder: &Decoder, model: &Model, path: &Path) -> Outcome<Measured> {
     })
 }
 
-/// All of the text, cut into windows; what is left over at a document's end is not measured.
-fn whole(decoder: &Decoder, model: &Model, path: &Path) -> Outcome<Measured> {
+/// What a terminal shows while a text is measured.
+fn progress_style() -> ProgressStyle {
+    let style = ProgressStyle::with_template("{spinner} {msg}: {pos} tokens, {per_sec}");
+    style.expect("the template is sound")
+}
+
+/// All of the text, every token of a document but its first.
+fn whole(decoder: &Decoder, model: &Model, path: &Path, terminal: Terminal) -> Outcome<Measured> {
     let shape = decoder.shape();
-    let window = shape.context + 1;
-    let mut sum = LossSum::default();
+    let mut loss = DocumentLoss::new(decoder, &model.parameters).map_err(Failure::environment)?;
     let mut failed = None;
-    let mut waiting: Vec<u32> = Vec::new();
-    let mut measure = |waiting: &mut Vec<u32>| {
-        let loss = decoder.loss(&model.parameters, &Batch::of_windows(waiting, window - 1));
-        waiting.clear();
-        loss.map(|loss| sum += loss)
+    let bar = match terminal.is_interactive() {
+        true => ProgressBar::new_spinner(),
+        false => ProgressBar::hidden(),
     };
+    bar.set_message(path.display().to_string());
+    bar.set_style(progress_style());
     let read = tokens_of_documents(&model.data(path), &shape.vocabulary, &mut |tokens| {
-        for some in tokens.chunks_exact(window) {
-            waiting.extend_from_slice(some);
-            if waiting.len() == WINDOWS_AT_ONCE * window
-                && failed.is_none()
-                && let Err(error) = measure(&mut waiting)
-            {
-                failed = Some(error);
-            }
+        if failed.is_none() {
+            failed = loss.add(tokens).err();
+            bar.set_position(loss.tokens());
         }
-    })
-    .map_err(Failure::user)?;
-    if !waiting.is_empty() && failed.is_none() {
-        failed = measure(&mut waiting).err();
-    }
-    if let Some(error) = failed {
-        return Err(Failure::environment(error));
-    }
+    });
+    bar.finish_and_clear();
+    let read = read.map_err(Failure::user)?;
+    let sum = match failed {
+        Some(error) => Err(error),
+        None => loss.finish(),
+    };
+    let sum = sum.map_err(Failure::environment)?;
     if sum.weight == 0.0 {
         return Err(Failure::user(format!(
-            "{} holds no document of {window} tokens or more ({read})",
+            "{} holds no document of two tokens or more ({read})",
             path.display()
         )));
     }

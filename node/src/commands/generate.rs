@@ -13,6 +13,9 @@ use crate::cli::GenerateArgs;
 use crate::data_dir::DataDir;
 use crate::failure::{Failure, Outcome};
 
+/// The likeliest tokens that are drawn from where nothing else is asked for.
+const TOP_K: usize = 40;
+
 /// Writes the text.
 pub fn run(dir: &DataDir, args: &GenerateArgs, _: Terminal) -> Outcome {
     if !args.temperature.is_finite() || args.temperature < 0.0 {
@@ -38,7 +41,7 @@ pub fn run(dir: &DataDir, args: &GenerateArgs, _: Terminal) -> Outcome {
     let decoder = Decoder::new(model.shape()?, device.open().map_err(Failure::environment)?);
     let sampling = Sampling {
         temperature: args.temperature,
-        top_k: args.top_k,
+        top_k: args.top_k.unwrap_or(if args.top_p < 1.0 { 0 } else { TOP_K }),
         top_p: args.top_p,
         seed: args.seed,
     };

@@ -1,6 +1,7 @@
 //! Where a command finds a session's model and rows: at the running node, or in a stopped node's store; or a model in an
-//! exported folder. It reads only.
+//! exported folder or a GGUF file. It reads only.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use synod_aggregation::OuterState;
@@ -11,8 +12,9 @@ use synod_storage::rocks_store::RocksStore;
 use synod_storage::store::{SessionRecord, Store};
 use synod_training::config::TrainingConfig;
 use synod_training::data::{DataOptions, Tokenizer};
-use synod_training::interchange::{import_model, read_training};
+use synod_training::interchange::{import_gguf, import_model, is_gguf, read_training};
 use synod_training::models::DecoderShape;
+use tempfile::TempPath;
 
 use super::{client, converse};
 use crate::api::types::{ConfigView, SessionView};
@@ -30,6 +32,8 @@ pub struct Model {
     pub settings_known: bool,
     /// Where its tokenizer is, if it has one.
     pub tokenizer: Option<PathBuf>,
+    /// The file that was made for a tokenizer that came inside another one; it goes with the model.
+    _made: Option<TempPath>,
     /// θ, flat.
     pub parameters: Vec<f32>,
     /// For the operator: the session and round, or the folder.
@@ -38,14 +42,20 @@ pub struct Model {
     pub state: Option<String>,
 }
 
-/// A session's model by name or id, or a folder that `node export` wrote.
+/// A session's model by name or id, or that of a folder or a GGUF file.
 pub fn model(dir: &DataDir, name: &str) -> Outcome<Model> {
     let folder = Path::new(name);
+    if is_gguf(folder) {
+        return in_gguf(folder);
+    }
     match folder.join("config.json").is_file() {
         true => exported(folder),
+        false if folder.is_file() => Err(Failure::user(format!(
+            "{name} is no model: it is neither a GGUF file nor a folder with a config.json"
+        ))),
         // No session's name has a slash.
         false if name.contains('/') => Err(Failure::user(format!(
-            "{name} is no folder that `node export` wrote: there is no config.json in it"
+            "{name} is no model: it is neither a GGUF file nor a folder with a config.json"
         ))),
         false => of_session(dir, name),
     }
@@ -82,6 +92,7 @@ pub fn of_session(dir: &DataDir, name: &str) -> Outcome<Model> {
         training: config.training,
         settings_known: true,
         tokenizer,
+        _made: None,
         parameters,
         origin,
         state: Some(state),
@@ -152,8 +163,35 @@ fn exported(folder: &Path) -> Outcome<Model> {
         training,
         settings_known,
         tokenizer: Some(folder.join("tokenizer.json")),
+        _made: None,
         parameters,
         origin: folder.display().to_string(),
+        state: None,
+    })
+}
+
+fn in_gguf(path: &Path) -> Outcome<Model> {
+    let read = import_gguf(path).map_err(Failure::user)?;
+    let made = read.tokenizer.map(|bytes| {
+        let mut file = tempfile::Builder::new()
+            .prefix("synod-tokenizer-")
+            .suffix(".json")
+            .tempfile()?;
+        file.write_all(&bytes)?;
+        Ok::<_, std::io::Error>(file.into_temp_path())
+    });
+    let made = made.transpose();
+    let made = made.map_err(|error| Failure::environment(format!("no file for the tokenizer can be made: {error}")))?;
+    Ok(Model {
+        training: TrainingConfig {
+            model: read.model,
+            ..TrainingConfig::default()
+        },
+        settings_known: false,
+        tokenizer: made.as_ref().map(|path| path.to_path_buf()),
+        _made: made,
+        parameters: read.parameters,
+        origin: path.display().to_string(),
         state: None,
     })
 }

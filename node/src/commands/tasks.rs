@@ -4,7 +4,7 @@
 //! As lm-evaluation-harness defines them (Gao et al.): `acc` is the share of questions whose right choice has the greatest
 //! log-likelihood after the context, `acc_norm` the same with each log-likelihood divided by the choice's length in characters.
 
-use std::io::BufRead;
+use std::io::{BufRead, Read};
 use std::path::Path;
 
 use indicatif::ProgressBar;
@@ -124,14 +124,21 @@ fn read(path: &Path) -> Outcome<Vec<Question>> {
         ))
     };
     let file = std::fs::File::open(path).map_err(|error| Failure::user(format!("--tasks {place}: {error}")))?;
+    let mut lines = std::io::BufReader::new(file);
     let mut questions = Vec::new();
-    for (at, line) in std::io::BufReader::new(file).lines().enumerate() {
-        let line = line.map_err(|error| refuse(at + 1, &error))?;
-        if line.trim().is_empty() {
-            continue;
+    for at in 0.. {
+        let mut line = Vec::new();
+        let most = LINE_BYTES_MAX as u64 + 1;
+        let read = (&mut lines).take(most).read_until(b'\n', &mut line);
+        if read.map_err(|error| refuse(at + 1, &error))? == 0 {
+            break;
         }
         if line.len() > LINE_BYTES_MAX {
             return Err(refuse(at + 1, &"it is longer than a megabyte"));
+        }
+        let line = String::from_utf8(line).map_err(|_| refuse(at + 1, &"it is not UTF-8"))?;
+        if line.trim().is_empty() {
+            continue;
         }
         let question: Question = serde_json::from_str(&line).map_err(|error| refuse(at + 1, &error))?;
         let choices = question.choices.len();

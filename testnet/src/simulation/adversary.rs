@@ -329,7 +329,10 @@ impl Adversary {
         match (self.misdeed, &mut word) {
             (Misdeed::DealGarbage, SumWord::Shares(shares) | SumWord::Delivery(shares)) => {
                 // As coordinator it passes on what others dealt as it came.
-                for share in shares.iter_mut().filter(|share| share.signer() == self.identity.peer_id()) {
+                for share in shares
+                    .iter_mut()
+                    .filter(|share| share.signer() == self.identity.peer_id())
+                {
                     *share = self.garble(share);
                 }
             }

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 /// GPT-2's character for each byte (Radford et al., 2019): printable Latin-1 characters stand for themselves, the other 68
 /// bytes, in order, for the characters from U+0100 on.
-fn characters() -> Vec<char> {
+pub(super) fn characters() -> Vec<char> {
     let mut next_other = 0x100;
     let character = |byte: u8| match byte {
         b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF => char::from(byte),

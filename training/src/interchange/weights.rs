@@ -52,7 +52,7 @@ impl Precision {
     }
 }
 
-fn to_bf16(value: f32) -> u16 {
+pub(super) fn to_bf16(value: f32) -> u16 {
     let bits = value.to_bits();
     if value.is_nan() {
         return (bits >> 16) as u16 | 0x40;
@@ -73,6 +73,19 @@ pub(super) fn from_f16(half: u16) -> f32 {
             sign * power * (1.0 + fraction / 1024.0)
         }
     }
+}
+
+/// The nearest IEEE 754 half, even on a tie; values beyond the largest finite one become it.
+pub(super) fn to_f16(value: f32) -> u16 {
+    let sign = (value.to_bits() >> 16) as u16 & 0x8000;
+    let magnitude = value.abs().min(65504.0);
+    if magnitude < 1.0 / (1u32 << 14) as f32 {
+        // Subnormal, or zero: in units of 2⁻²⁴, where adding 1.5 · 2²³ rounds.
+        let units = magnitude * (1u32 << 24) as f32;
+        return sign | ((units + 12_582_912.0) - 12_582_912.0) as u16;
+    }
+    let bits = magnitude.to_bits() - (112 << 23);
+    sign | ((bits + 0xFFF + (bits >> 13 & 1)) >> 13) as u16
 }
 
 /// Writes the tensors into `folder`: one file, or several of at most `shard_bytes` each (but at least a tensor) and an index.
@@ -289,6 +302,21 @@ mod tests {
             assert_eq!(to_bf16(value), bits, "{value}");
         }
         assert_eq!(to_bf16(f32::MAX), 0x7F80);
+        // Every finite half is its own nearest one; ties go to the even neighbour, and what is beyond becomes the largest.
+        for half in (0..0x7C00u16).chain(0x8000..0xFC00) {
+            assert_eq!(to_f16(from_f16(half)), half, "{half:04x}");
+        }
+        for (value, bits) in [
+            (1.0 + 1.0 / 2048.0, 0x3C00u16),
+            (1.0 + 3.0 / 2048.0, 0x3C02),
+            (2.980_232_2e-8, 0x0000),
+            (8.940_697e-8, 0x0002),
+            (6.102e-5, 0x0400),
+            (1e6, 0x7BFF),
+            (-1e6, 0xFBFF),
+        ] {
+            assert_eq!(to_f16(value), bits, "{value}");
+        }
         assert!(f32::from_bits(u32::from(to_bf16(f32::NAN)) << 16).is_nan());
     }
 }
