@@ -12,8 +12,9 @@ use synod_protocol::limits;
 use synod_protocol::session::{Decentralized, Terms, TermsError, Topology};
 use synod_protocol::topology::gossip::graph_seed;
 use synod_training::MemberStateConfig;
-use synod_training::config::{ConfigError, TrainingConfig};
+use synod_training::config::{ConfigError, ModelConfig, TrainingConfig};
 use synod_training::layout::Layout;
+use synod_training::optimizers::Extra;
 
 /// First bytes of the canonical form.
 const MAGIC: [u8; 4] = *b"SYNC";
@@ -324,15 +325,43 @@ impl SessionConfig {
                 ))
             }
             PrivacyConfig::LocalDp(LocalDp { unit: Unit::Update, .. }) => Ok(()),
-            PrivacyConfig::LocalDp(_) => Err(refuse_privacy(
-                "trainers clip whole updates, not gradients of examples: use unit = \"update\"".to_owned(),
-            )),
+            PrivacyConfig::LocalDp(LocalDp {
+                unit:
+                    Unit::Example {
+                        steps_per_round, ..
+                    },
+                ..
+            }) => self.check_examples(*steps_per_round),
             PrivacyConfig::CentralDp(_) => Err(refuse_privacy(
                 "every voter would have to trust a coordinator's noise: use secure_sum with `noise`, in which the members add the same noise to the sum together"
                     .to_owned(),
             )),
             PrivacyConfig::SecureSum(sums) => self.check_sums(sums),
         }
+    }
+
+    /// Whether each step's noise covers all that a member sends of its examples.
+    fn check_examples(&self, steps_per_round: u32) -> Result<(), SessionConfigError> {
+        let training = &self.training;
+        let refuse_examples = |reason: String| Err(refuse("aggregation.privacy", "local_dp", reason));
+        if steps_per_round != training.local_steps {
+            return refuse_examples(format!(
+                "steps_per_round = {steps_per_round}, and a round has training.local_steps = {} of them: let both be the same",
+                training.local_steps
+            ));
+        }
+        if !training.stages.is_empty() {
+            return refuse_examples("every step reckons with one batch: leave training.stages out".to_owned());
+        }
+        if matches!(training.model, ModelConfig::Synthetic(_)) {
+            return refuse_examples("a synthetic objective has no examples: use unit = \"update\"".to_owned());
+        }
+        if training.optimizer.will_want() != Extra::Nothing {
+            return refuse_examples(
+                "training.optimizer asks for more gradients of the same examples, which no noise would cover: take adamw, or another that needs one gradient a step".to_owned(),
+            );
+        }
+        Ok(())
     }
 
     fn check_sums(&self, sums: &SecureSumConfig) -> Result<(), SessionConfigError> {
@@ -640,6 +669,14 @@ mod tests {
             (
                 "name = 'a'\n[protocol]\nmin_members = 5\n[aggregation.privacy.central_dp]\nclip_norm = 1.0\nnoise_multiplier = 8.0\nepsilon = 8.0\ndelta = 1e-5",
                 "use secure_sum with `noise`",
+            ),
+            (
+                "name = 'a'\n[training]\nlocal_steps = 20\n[aggregation.privacy.local_dp]\nunit = { example = { sampling_rate = 0.01, steps_per_round = 50 } }\nclip_norm = 1.0\nnoise_multiplier = 1.0\nepsilon = 8.0\ndelta = 1e-5",
+                "steps_per_round = 50, and a round has training.local_steps = 20",
+            ),
+            (
+                "name = 'a'\n[training]\nlocal_steps = 20\n[training.optimizer.sophia]\n[aggregation.privacy.local_dp]\nunit = { example = { sampling_rate = 0.01, steps_per_round = 20 } }\nclip_norm = 1.0\nnoise_multiplier = 1.0\nepsilon = 8.0\ndelta = 1e-5",
+                "asks for more gradients of the same examples",
             ),
             (
                 "name = 'a'\n[aggregation.rule.trimmed_mean]\nf = 1",

@@ -54,7 +54,10 @@ impl WorkerPlan {
         requirements::can_ever_fit(&self.config)?;
         let training = &self.config.training;
         let trainer = match &self.data {
-            Some(data) => build_trainer_from(training, self.member, Some(data), &self.device),
+            Some(data) => {
+                let privacy = &self.config.aggregation.privacy;
+                build_trainer_from(training, privacy, self.member, Some(data), &self.device)
+            }
             None => build_trainer_without_data(training, self.member, &self.device),
         };
         let trainer = trainer.map_err(|error| match error {

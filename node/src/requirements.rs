@@ -154,7 +154,13 @@ pub fn data(data: Option<&DataOptions>, config: &SessionConfig) -> Need {
         return Need::of("data", Err(Failure::user(text))).amounts(None, Some(need));
     };
     let Some(shape) = config.training.model.decoder_shape() else {
-        let found = build_trainer_from(&config.training, config.creator, Some(data), &DeviceChoice::Cpu);
+        let found = build_trainer_from(
+            &config.training,
+            &config.aggregation.privacy,
+            config.creator,
+            Some(data),
+            &DeviceChoice::Cpu,
+        );
         let found = found.map(|_| format!("the samples of {} can be used", data.named().display()));
         return Need::of("data", found.map_err(Failure::user));
     };

@@ -8,10 +8,12 @@ use crate::config::{ConfigError, ModelConfig, TrainingConfig};
 use crate::data::Dataset;
 use crate::data::{DataError, DataOptions, Windows};
 use crate::device::{DeviceChoice, DeviceError};
+use crate::example_privacy::ExamplePrivacy;
 use crate::models::network::{NetworkConfig, NetworkKind};
 use crate::samples::{SampleError, SampleTrainer, Samples, read_samples};
 use crate::synthetic::SyntheticTrainer;
 use crate::trainer::Trainer;
+use synod_aggregation::privacy::PrivacyConfig;
 use synod_protocol::identity::PeerId;
 
 /// Why there is no trainer.
@@ -117,13 +119,15 @@ pub fn build_trainer(
     data: Option<&Path>,
     device: &DeviceChoice,
 ) -> Result<Box<dyn Trainer>, BuildError> {
-    build_trainer_from(config, member, data.map(DataOptions::from).as_ref(), device)
+    let data = data.map(DataOptions::from);
+    build_trainer_from(config, &PrivacyConfig::None, member, data.as_ref(), device)
 }
 
 /// The same, with all that a machine can say of its data: several paths, the text's field, a tokenizer, a folder for
-/// tokens.
+/// tokens; and what its session promises of single examples.
 pub fn build_trainer_from(
     config: &TrainingConfig,
+    privacy: &PrivacyConfig,
     member: PeerId,
     data: Option<&DataOptions>,
     device: &DeviceChoice,
@@ -136,7 +140,8 @@ pub fn build_trainer_from(
             let options = data.ok_or(BuildError::DataNeeded {
                 bytes: windows.least_bytes(),
             })?;
-            decoder_trainer(config, member, Some((options, windows)), device)
+            let privacy = ExamplePrivacy::of(privacy, config.batch_sequences);
+            decoder_trainer(config, privacy, member, Some((options, windows)), device)
         }
         ModelConfig::Network(network) => {
             let options = data.ok_or(BuildError::SamplesNeeded)?;
@@ -146,7 +151,9 @@ pub fn build_trainer_from(
                 });
             };
             let samples = read_network_samples(path, network)?;
-            Ok(Box::new(SampleTrainer::new(config, network, member.0, Some(samples))))
+            let trainer = SampleTrainer::new(config, network, member.0, Some(samples));
+            let privacy = ExamplePrivacy::of(privacy, config.batch_sequences);
+            Ok(Box::new(trainer.protecting(privacy)))
         }
     }
 }
@@ -160,7 +167,7 @@ pub fn build_trainer_without_data(
     config.check()?;
     match &config.model {
         ModelConfig::Synthetic(synthetic) => Ok(Box::new(SyntheticTrainer::new(synthetic, config, member.0))),
-        ModelConfig::Decoder(_) | ModelConfig::Apertus(_) => decoder_trainer(config, member, None, device),
+        ModelConfig::Decoder(_) | ModelConfig::Apertus(_) => decoder_trainer(config, None, member, None, device),
         ModelConfig::Network(network) => Ok(Box::new(SampleTrainer::new(config, network, member.0, None))),
     }
 }
@@ -189,6 +196,7 @@ fn windows_of(config: &TrainingConfig) -> Windows {
 #[cfg(feature = "engine")]
 fn decoder_trainer(
     config: &TrainingConfig,
+    privacy: Option<ExamplePrivacy>,
     member: PeerId,
     data: Option<(&DataOptions, Windows)>,
     device: &DeviceChoice,
@@ -202,12 +210,13 @@ fn decoder_trainer(
         .map(|(options, windows)| Dataset::open(options.clone(), windows))
         .transpose()?;
     let trainer = crate::local_steps::LanguageTrainer::new(config, decoder, member.0, dataset, devices[0].clone());
-    Ok(Box::new(trainer.on(devices, device.precision())))
+    Ok(Box::new(trainer.protecting(privacy).on(devices, device.precision())))
 }
 
 #[cfg(not(feature = "engine"))]
 fn decoder_trainer(
     _: &TrainingConfig,
+    _: Option<ExamplePrivacy>,
     _: PeerId,
     _: Option<(&DataOptions, Windows)>,
     _: &DeviceChoice,

@@ -14,6 +14,7 @@ pub mod data;
 pub mod device;
 #[cfg(feature = "engine")]
 pub mod evaluate;
+pub mod example_privacy;
 pub mod factory;
 #[cfg(feature = "engine")]
 pub mod generate;

@@ -7,13 +7,15 @@ use std::time::Instant;
 use burn::tensor::Device;
 
 use crate::config::TrainingConfig;
-use crate::data::{DataSummary, Dataset, Order, Prefetch};
+use crate::data::{Batch, DataSummary, Dataset, Order, Prefetch};
 use crate::device::Precision;
 use crate::evaluate::heldout_loss;
+use crate::example_privacy::ExamplePrivacy;
 use crate::layout::Layout;
 use crate::models::data_parallel;
 use crate::models::decoder::Decoder;
 use crate::models::shape::DecoderShape;
+use crate::objectives::LossSum;
 use crate::optimizers::{Optimizer, StepInputs, clip_global_norm};
 use crate::randomness::StreamName;
 use crate::schedules::standing;
@@ -28,6 +30,7 @@ pub struct LanguageTrainer {
     decoders: Vec<Decoder>,
     member: [u8; 32],
     data: Option<Arc<Dataset>>,
+    privacy: Option<ExamplePrivacy>,
 }
 
 impl LanguageTrainer {
@@ -44,7 +47,14 @@ impl LanguageTrainer {
             decoders: vec![Decoder::new(decoder, device).with_z_loss(config.loss.z_loss)],
             member,
             data: data.map(Arc::new),
+            privacy: None,
         }
+    }
+
+    /// The same trainer, whose steps protect single examples: the windows of one fixed cut of its text.
+    pub fn protecting(mut self, privacy: Option<ExamplePrivacy>) -> Self {
+        self.privacy = privacy;
+        self
     }
 
     /// The same trainer, whose batches are shared by these devices, at least one, with products of this precision.
@@ -62,6 +72,22 @@ impl LanguageTrainer {
 
     fn decoder(&self) -> &Decoder {
         &self.decoders[0]
+    }
+
+    /// The noisy gradient of one step over sampled windows; the loss of those.
+    fn private_gradient(
+        &self,
+        data: &Dataset,
+        order: Order,
+        parameters: &[f32],
+        gradient: &mut [f32],
+    ) -> Result<LossSum, TrainError> {
+        let privacy = self.privacy.expect("asked for by a private step");
+        privacy.gradient(data.rows_per_epoch(), gradient, &mut |row, gradient| {
+            // Rows of the first epoch: one cut of the text in all rounds.
+            let batch = data.training_batch(order, row, 1).map_err(TrainError::data)?;
+            self.decoder().loss_and_gradient(parameters, &batch, gradient)
+        })
     }
 
     /// The text, where there is some.
@@ -111,7 +137,10 @@ impl Trainer for LanguageTrainer {
             let now = standing(&config, step);
             now.consumed_sequences..now.consumed_sequences + u64::from(now.batch_sequences)
         });
-        let mut batches = Prefetch::of(data.clone(), order, rows);
+        let mut batches = match self.privacy {
+            None => Some(Prefetch::of(data.clone(), order, rows)),
+            Some(_) => None,
+        };
         let (mut loss_sum, mut tokens) = (0f64, 0u64);
         for step in 0..steps {
             let name = StreamName {
@@ -121,12 +150,25 @@ impl Trainer for LanguageTrainer {
                 round,
                 step: u64::from(step),
             };
-            let batch = batches.next().ok_or_else(|| TrainError::data("its thread ended"))?;
-            let batch = batch.map_err(TrainError::data)?; // [B, T] tokens and targets
-            let sum = data_parallel::loss_and_gradient(&self.decoders, &parameters, &batch, &mut gradient)?;
+            let (sum, batch) = match batches.as_mut() {
+                Some(batches) => {
+                    let batch = batches.next().ok_or_else(|| TrainError::data("its thread ended"))?;
+                    let batch = batch.map_err(TrainError::data)?; // [B, T] tokens and targets
+                    let sum = data_parallel::loss_and_gradient(&self.decoders, &parameters, &batch, &mut gradient)?;
+                    (sum, batch)
+                }
+                // Each sequence for itself; what the optimizer hears of the step is the session's, not the sample's.
+                None => (
+                    self.private_gradient(data, order, &parameters, &mut gradient)?,
+                    Batch::default(),
+                ),
+            };
             // Where masks leave no token, there is no loss and no gradient.
             let loss = if sum.weight == 0.0 { 0.0 } else { sum.mean() as f32 };
-            let norm = clip_global_norm(&mut gradient, self.config.gradient_clip);
+            let norm = match self.privacy {
+                None => clip_global_norm(&mut gradient, self.config.gradient_clip),
+                Some(_) => 0.0,
+            };
             if !(loss.is_finite() && norm.is_finite()) {
                 return Err(TrainError::Diverged {
                     round,
@@ -147,12 +189,19 @@ impl Trainer for LanguageTrainer {
                 step: first + u64::from(step),
                 gradient: &mut gradient,
                 extra: second.of(optimizer.wants()),
-                tokens: sum.weight as u64,
+                tokens: match self.privacy {
+                    None => sum.weight as u64,
+                    Some(_) => u64::from(self.config.batch_sequences) * context as u64,
+                },
             };
             optimizer.step(&mut parameters, inputs);
 
             loss_sum += f64::from(loss);
-            tokens += (batch.rows() * context) as u64;
+            let rows = match self.privacy {
+                None => batch.rows(),
+                Some(_) => self.config.batch_sequences as usize,
+            };
+            tokens += (rows * context) as u64;
             let tokens_per_second = Some(tokens as f32 / began.elapsed().as_secs_f32().max(1e-6));
             let now = Progress {
                 step: step + 1,
@@ -203,6 +252,8 @@ mod tests {
     use crate::data::Windows;
     use crate::optimizers::AdamWConfig;
     use crate::schedules::{Constant, ScheduleConfig};
+    use synod_aggregation::privacy::accountant::Accountant;
+    use synod_aggregation::privacy::{LocalDp, PrivacyConfig, Unit};
 
     /// A small model on a text with a pattern that is quickly learnt.
     fn trainer(member: u8) -> LanguageTrainer {
@@ -237,6 +288,34 @@ mod tests {
 
     fn round(trainer: &mut LanguageTrainer, round: u64, start: &[f32]) -> Vec<f32> {
         trainer.train(round, start, &mut |_| Continue::Go).unwrap().parameters
+    }
+
+    /// With little noise a protected round learns as another does; it says no more of its sample than the session does, and
+    /// no two are alike.
+    #[test]
+    fn protected_steps_learn_and_tell_the_sessions_batch() {
+        let trainer = trainer(1);
+        let rows = trainer.data().unwrap().rows_per_epoch();
+        let privacy = PrivacyConfig::LocalDp(LocalDp {
+            unit: Unit::Example {
+                sampling_rate: 8.0 / rows as f64,
+                steps_per_round: 40,
+            },
+            clip_norm: 1.0,
+            noise_multiplier: 0.01,
+            epsilon: 1e6,
+            delta: 1e-5,
+            accountant: Accountant::default(),
+        });
+        let mut trainer = trainer.protecting(ExamplePrivacy::of(&privacy, 8));
+        let start = trainer.initial_parameters();
+        let before = trainer.evaluate(&start).unwrap().loss;
+        let trained = trainer.train(1, &start, &mut |_| Continue::Go).unwrap();
+        let after = trainer.evaluate(&trained.parameters).unwrap().loss;
+        assert!(after < before - 1.5, "{before} {after}");
+        assert_eq!((trained.steps, trained.tokens), (40, 40 * 8 * 32));
+        assert_ne!(round(&mut trainer, 1, &start), trained.parameters);
+        assert_eq!(ExamplePrivacy::of(&PrivacyConfig::None, 8), None);
     }
 
     #[test]

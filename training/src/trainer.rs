@@ -128,6 +128,9 @@ pub enum TrainError {
     /// The data can no longer be read.
     #[error("the training data failed: {0}")]
     Data(String),
+    /// No noise can be made.
+    #[error("examples cannot be protected, so nothing was trained: {0}")]
+    Privacy(String),
     /// The engine (burn, the device) failed.
     #[error("the training engine failed: {0}")]
     Engine(String),

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::Context;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use synod_aggregation::privacy::PrivacyConfig;
 use synod_protocol::identity::PeerId;
 use synod_training::data::DataOptions;
 use synod_training::factory::build_trainer_from;
@@ -131,7 +132,13 @@ impl Bench {
             paths: self.data.clone(),
             ..DataOptions::default()
         };
-        let mut trainer = build_trainer_from(config, PeerId([0; 32]), Some(&data), &DeviceChoice::Cpu)?;
+        let mut trainer = build_trainer_from(
+            config,
+            &PrivacyConfig::None,
+            PeerId([0; 32]),
+            Some(&data),
+            &DeviceChoice::Cpu,
+        )?;
         let start = trainer.initial_parameters();
         let (mut spikes, mut recent) = (0, std::collections::VecDeque::new());
         let began = cpu_seconds();

@@ -64,6 +64,17 @@ struct Decayed {
     remaining: f64,
 }
 
+impl OptimizerConfig {
+    /// What some step will need besides the batch's gradient.
+    pub fn will_want(&self) -> Extra {
+        match self {
+            Self::Sophia(sophia) => sophia.wants(0),
+            Self::Mars(mars) => mars.wants(1),
+            _ => Extra::Nothing,
+        }
+    }
+}
+
 impl Optimizer {
     /// An optimizer that has seen no gradient.
     pub fn new(config: &TrainingConfig, layout: &Layout) -> Self {
@@ -102,11 +113,7 @@ impl Optimizer {
 
     /// What some later step will need, whether or not the next one does.
     pub fn will_want(&self) -> Extra {
-        match &self.config {
-            OptimizerConfig::Sophia(sophia) => sophia.wants(0),
-            OptimizerConfig::Mars(mars) => mars.wants(1),
-            _ => Extra::Nothing,
-        }
+        self.config.will_want()
     }
 
     /// Takes one step on all of `parameters`.

@@ -5,8 +5,10 @@ use std::time::Instant;
 
 use super::Samples;
 use crate::config::TrainingConfig;
+use crate::example_privacy::ExamplePrivacy;
 use crate::layout::Layout;
 use crate::models::network::{Network, NetworkConfig};
+use crate::objectives::LossSum;
 use crate::randomness::{StreamName, below};
 use crate::trainer::{Continue, Evaluation, Progress, TrainError, Trained, Trainer};
 
@@ -19,6 +21,7 @@ pub struct SampleTrainer {
     member: [u8; 32],
     training: Samples,
     heldout: Samples,
+    privacy: Option<ExamplePrivacy>,
 }
 
 impl SampleTrainer {
@@ -34,7 +37,35 @@ impl SampleTrainer {
             member,
             training: samples.select(&kept),
             heldout: samples.select(&held),
+            privacy: None,
         }
+    }
+
+    /// The same trainer, whose steps protect single samples.
+    pub fn protecting(mut self, privacy: Option<ExamplePrivacy>) -> Self {
+        self.privacy = privacy;
+        self
+    }
+
+    /// The gradient of one step over samples by chance, and their mean loss.
+    fn gradient(&self, name: StreamName, parameters: &[f32], gradient: &mut [f32]) -> Result<f64, TrainError> {
+        let count = self.training.len() as u64;
+        if let Some(privacy) = self.privacy {
+            let sum = privacy.gradient(count, gradient, &mut |index, gradient| {
+                let sample = self.training.select(&[index as usize]);
+                Ok(LossSum {
+                    weighted_nll: self.network.loss_and_gradient(parameters, &sample, gradient),
+                    weight: 1.0,
+                })
+            })?;
+            return Ok(if sum.weight == 0.0 { 0.0 } else { sum.mean() });
+        }
+        let mut rng = name.open();
+        let chosen: Vec<usize> = (0..self.config.batch_sequences)
+            .map(|_| below(&mut rng, count) as usize)
+            .collect();
+        let batch = self.training.select(&chosen);
+        Ok(self.network.loss_and_gradient(parameters, &batch, gradient))
     }
 
     /// The share of held-out samples whose class is the likeliest.
@@ -84,13 +115,7 @@ impl Trainer for SampleTrainer {
                 round,
                 step: u64::from(step),
             };
-            let mut rng = name.open();
-            let count = self.training.len() as u64;
-            let chosen: Vec<usize> = (0..self.config.batch_sequences)
-                .map(|_| below(&mut rng, count) as usize)
-                .collect();
-            let batch = self.training.select(&chosen);
-            let loss = self.network.loss_and_gradient(&parameters, &batch, &mut gradient);
+            let loss = self.gradient(name, &parameters, &mut gradient)?;
             if !loss.is_finite() {
                 return Err(TrainError::Diverged {
                     round,
@@ -102,7 +127,7 @@ impl Trainer for SampleTrainer {
             let rate = self.learning_rate * self.config.schedule.factor(steps_before + u64::from(step));
             parameters.iter_mut().zip(&gradient).for_each(|(p, g)| *p -= rate * g);
             loss_sum += loss;
-            tokens += chosen.len() as u64;
+            tokens += u64::from(self.config.batch_sequences);
             let now = Progress {
                 step: step + 1,
                 steps,
