@@ -103,6 +103,11 @@ pub enum Command {
         after_help = "Examples:\n  node log first\n  node log first --from 10 --json\n\nLosses are in nats a token on this institution's held-out text. Works also while the node is stopped."
     )]
     Log(LogArgs),
+    /// Check a session's settlements: every certificate, and every model whose updates are still here.
+    #[command(
+        after_help = "Examples:\n  node verify first\n  node verify first --write first.chain     # for others to check, offline\n  node verify first.chain --json\n\nA settlement must follow the one before it, and carry the signatures of a majority of the roster before it. Where the\nupdates of a round and the state before it are kept (`retention` in the node's settings), the state is computed again and\ncompared. Works also while the node is stopped. Exit code 1: something is wrong, and the round is named."
+    )]
+    Verify(VerifyArgs),
     /// Write a session's model as a Hugging Face folder or a GGUF file. Overwrites nothing.
     #[command(
         after_help = "Examples:\n  node export first ./model\n  node export first model.gguf --precision q8_0\n  node export model.gguf ./model          # a file of llama.cpp's as a folder\n  python3 -c \"import transformers as t; print(t.AutoModelForCausalLM.from_pretrained('./model'))\"\n\nWorks also while the node is stopped."
@@ -469,6 +474,20 @@ pub struct LogArgs {
     pub json: bool,
 }
 
+/// `node verify`
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// The session, by name or id; or a file that `--write` has made.
+    #[arg(value_name = "SESSION")]
+    pub session: String,
+    /// Write the session's configuration and settlements to this file, which must not exist.
+    #[arg(long, value_name = "FILE")]
+    pub write: Option<PathBuf>,
+    /// Print the answer as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `node export`
 #[derive(Debug, Args)]
 pub struct ExportArgs {
@@ -601,6 +620,7 @@ fn dispatch(cli: Cli, drill: Option<Drill>) -> Outcome {
         Command::Status(args) => commands::status::run(&dir, &args, terminal),
         Command::Peers(args) => commands::peers::run(&dir, &args, terminal),
         Command::Log(args) => commands::log::run(&dir, &args, terminal),
+        Command::Verify(args) => commands::verify::run(&dir, &args, terminal),
         Command::Export(args) => commands::export::run(&dir, &args, terminal),
         Command::Generate(args) => commands::generate::run(&dir, &args, terminal),
         Command::Evaluate(args) => commands::evaluate::run(&dir, &args, terminal),

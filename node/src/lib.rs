@@ -27,5 +27,6 @@ pub mod requirements;
 pub mod rounds;
 pub mod session_data;
 pub mod session_runtime;
+pub mod settled_chain;
 pub mod shutdown;
 pub mod telemetry;

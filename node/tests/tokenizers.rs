@@ -172,7 +172,38 @@ fn a_session_over_a_trained_tokenizer_runs_where_only_its_creator_had_the_file()
     assert_eq!(kept_tokens(&joiner), kept, "tokens are made once");
     assert!(joiner.log().contains("data.jsonl:81"), "{}", joiner.log());
 
+    // The certificates hold at a running node, at a stopped one, and in a file; and a bent file does not.
+    let (verified, rounds) = (creator.json("verify first --json"), 6);
+    assert_eq!(
+        (&verified["rounds"], &verified["fault"]),
+        (&Value::from(rounds), &Value::Null),
+        "{verified}"
+    );
     joiner.ok("stop");
+    let chain = joiner.home.path().join("first.chain");
+    let line = format!("verify first --write {} --json", chain.display());
+    let again = joiner.json(&line);
+    assert_eq!(again["state"], verified["state"]);
+    let recomputed = again["recomputed"].as_array().unwrap();
+    assert!(recomputed.contains(&Value::from(rounds)), "{again}");
+    joiner.refused(&line, 1, &["--write", "first.chain"]);
+    let in_file = joiner.json(&format!("verify {} --json", chain.display()));
+    assert_eq!(
+        (&in_file["state"], &in_file["rounds"]),
+        (&verified["state"], &verified["rounds"])
+    );
+    let bytes = read(&chain);
+    let mut bent = bytes.clone();
+    // The last bytes are of the last signature.
+    *bent.last_mut().unwrap() ^= 1;
+    let bent = write(&joiner, "bent.chain", bent);
+    joiner.refused(
+        &format!("verify {}", bent.display()),
+        1,
+        &["round 6 does not hold", "signature"],
+    );
+    let cut = write(&joiner, "cut.chain", &bytes[..bytes.len() / 2]);
+    joiner.refused(&format!("verify {}", cut.display()), 1, &["cut.chain", "damaged"]);
     let model = joiner.home.path().join("model");
     joiner.ok(&format!("export first {}", model.display()));
     assert_eq!(read(model.join("tokenizer.json")), tokenizer_bytes);

@@ -350,19 +350,21 @@ impl Settlement {
         {
             return *good;
         }
-        let good = self.follows_unchecked(session, creator, before, previous);
+        let good = self.objection(session, creator, before).is_none();
         // A second writer would write the same; the first one stays.
         let _ = self.checked.set((id, previous, good));
         good
     }
 
-    fn follows_unchecked(
+    /// Why this settlement does not follow `before`, in words for a person; None where it does. [`follows`](Self::follows)
+    /// asks this once.
+    pub fn objection(
         &self,
         session: &SessionId,
         creator: &PeerId,
         before: Option<&Settlement>,
-        previous: BodyId,
-    ) -> bool {
+    ) -> Option<&'static str> {
+        let previous = before.map_or(BodyId([0; 32]), |settlement| settlement.id(session));
         let body = &self.body;
         let (round, base, roster) = match before {
             Some(settlement) => (
@@ -372,23 +374,39 @@ impl Settlement {
             ),
             None => (0, body.state, &body.roster),
         };
-        if body.round != round || body.previous != previous || body.base != base {
-            return false;
+        if body.round != round {
+            return Some("it is of another round than the next");
         }
-        if !self.votes.is_sorted_by(|a, b| a.0 < b.0) || self.votes.len() < roster.majority() {
-            return false;
+        if body.previous != previous {
+            return Some("it names another settlement as the one before");
+        }
+        if body.base != base {
+            return Some("it starts from another state than the one before ended in");
+        }
+        if body.used.is_empty() && body.state != base {
+            return Some("it changes the state without an update");
+        }
+        if !self.votes.is_sorted_by(|a, b| a.0 < b.0) {
+            return Some("its votes are not in order, or one is there twice");
+        }
+        if self.votes.len() < roster.majority() {
+            return Some("its votes are no majority of the roster before it");
         }
         if before.is_none() && !self.votes.iter().any(|(voter, _)| voter == creator) {
-            return false;
+            return Some("the session's creator has not voted for its founding");
         }
         let vote = Message::Vote(Vote {
             round,
             term: self.term,
             body: self.id(session),
         });
-        self.votes
-            .iter()
-            .all(|(voter, signature)| roster.is_voter(voter) && signature_holds(*session, *voter, &vote, signature))
+        let holds = |(voter, signature): &(PeerId, SignatureBytes)| {
+            roster.is_voter(voter) && signature_holds(*session, *voter, &vote, signature)
+        };
+        match self.votes.iter().all(holds) {
+            true => None,
+            false => Some("a vote is of a stranger, or its signature does not hold for this content"),
+        }
     }
 }
 

@@ -25,6 +25,7 @@ use crate::failure::{Failure, Fault, Outcome};
 use crate::requirements;
 use crate::rounds::{Bytes, RoundRow};
 use crate::session_data;
+use crate::settled_chain::settlements_of;
 
 /// All routes.
 pub fn router(context: Context) -> Router {
@@ -36,6 +37,7 @@ pub fn router(context: Context) -> Router {
         .route("/v1/sessions/{session}", get(session))
         .route("/v1/sessions/{session}/config", get(config))
         .route("/v1/sessions/{session}/state", get(state))
+        .route("/v1/sessions/{session}/chain", get(chain))
         .route("/v1/sessions/{session}/rounds", get(rounds))
         .route("/v1/sessions/{session}/invites", get(invites::list).post(invites::mint))
         .route("/v1/sessions/{session}/revoke", post(invites::revoke))
@@ -159,6 +161,12 @@ async fn config(State(context): State<Context>, Path(name): Path<String>) -> Out
     };
     // What a budget allows is counted for a while.
     Ok(Json(blocking(view).await?))
+}
+
+/// All settlements with their votes, in postcard: what `node verify` checks.
+async fn chain(State(context): State<Context>, Path(name): Path<String>) -> Outcome<Vec<u8>> {
+    let (record, _) = record_of(&context, &name).await?;
+    blocking(move || Ok(settlements_of(context.store.journal(&record.id)?))).await
 }
 
 /// The last settled state's bytes, verified.

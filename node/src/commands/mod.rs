@@ -20,6 +20,7 @@ pub mod stop;
 mod table;
 mod tasks;
 pub mod tokenizer;
+pub mod verify;
 
 use std::future::Future;
 use std::io::{IsTerminal, Read, Write};

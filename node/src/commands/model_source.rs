@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use synod_aggregation::OuterState;
 use synod_config::SessionConfig;
 use synod_protocol::journal::JournalEntry;
+use synod_protocol::session::Topology;
 use synod_storage::blobs::BlobStore;
 use synod_storage::rocks_store::RocksStore;
 use synod_storage::store::{SessionRecord, Store};
@@ -23,6 +24,7 @@ use crate::data_dir::DataDir;
 use crate::failure::{Failure, Outcome};
 use crate::rounds::RoundRow;
 use crate::session_data::tokenizer_of;
+use crate::settled_chain::{SettledChain, settlements_of};
 
 /// A model and what is known of it.
 pub struct Model {
@@ -97,6 +99,32 @@ pub fn of_session(dir: &DataDir, name: &str) -> Outcome<Model> {
         origin,
         state: Some(state),
     })
+}
+
+/// A session's settlements.
+pub fn chain_of(dir: &DataDir, name: &str) -> Outcome<SettledChain> {
+    let client = client(dir)?;
+    let (config, settlements) = match converse(async { Ok(client.is_running().await) })? {
+        true => converse(async {
+            let path = session_path(name, "");
+            let config: ConfigView = client.get(&format!("{path}/config")).await?;
+            let settlements = client.get_bytes(&format!("{path}/chain")).await?;
+            let canonical = hex::decode(&config.canonical_hex).map_err(Failure::environment)?;
+            Ok((canonical, settlements.to_vec()))
+        })?,
+        false => {
+            let (store, record) = stored(dir, name)?;
+            (record.config, settlements_of(store.journal(&record.id)?))
+        }
+    };
+    let config = SessionConfig::from_bytes(&config).map_err(Failure::environment)?;
+    if !matches!(config.protocol.topology, Topology::Federated) {
+        return Err(Failure::user(format!(
+            "session `{}` settles nothing: its members mix, and hold no common model",
+            config.name
+        )));
+    }
+    SettledChain::of(config, &settlements).map_err(Failure::environment)
 }
 
 /// A session's rows from round `from` on.
