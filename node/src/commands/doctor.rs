@@ -9,12 +9,13 @@ use synod_config::NodeConfig;
 use synod_config::load::{unknown_variables, variable};
 use synod_storage::{keys, lock};
 
-use super::{Terminal, bytes, client, converse, settings};
-use crate::api::types::NodeView;
+use super::{Terminal, bytes, client, converse, settings, short};
+use crate::api::types::{MemberView, NodeView, PeerView, SessionView};
 use crate::cli::JsonArgs;
 use crate::data_dir::DataDir;
 use crate::failure::{Failure, Outcome};
 use crate::requirements::available_memory_bytes;
+use crate::rounds::RoundRow;
 
 /// Memory that a small session needs at least.
 const LEAST_MEMORY_BYTES: u64 = 512 << 20;
@@ -105,6 +106,7 @@ fn examine(dir: &DataDir) -> Vec<Finding> {
     findings.extend(mistyped());
     findings.push(disk(dir, &config));
     findings.push(memory());
+    findings.extend(mtu());
     findings.push(device(&config));
     let running = lock::holder(dir.root());
     match running {
@@ -219,6 +221,36 @@ fn memory() -> Finding {
     }
 }
 
+/// Network interfaces whose packets are too small for QUIC, which asks for 1,200 bytes of payload (RFC 9000, section 14).
+fn mtu() -> Option<Finding> {
+    const LEAST_MTU: u32 = 1280;
+    let interfaces = std::fs::read_dir("/sys/class/net").ok()?;
+    let known = interfaces.flatten().filter_map(|entry| {
+        let mtu = std::fs::read_to_string(entry.path().join("mtu")).ok()?;
+        Some((
+            entry.file_name().to_string_lossy().into_owned(),
+            mtu.trim().parse().ok()?,
+        ))
+    });
+    let mut known: Vec<(String, u32)> = known.collect();
+    known.sort();
+    let small: Vec<&(String, u32)> = known.iter().filter(|(_, mtu)| *mtu < LEAST_MTU).collect();
+    let list = |all: &[&(String, u32)]| {
+        let each = all.iter().map(|(name, mtu)| format!("{name} {mtu}"));
+        each.collect::<Vec<_>>().join(", ")
+    };
+    Some(match small.as_slice() {
+        [] => good("mtu", list(&known.iter().collect::<Vec<_>>())),
+        small => warning(
+            "mtu",
+            format!(
+                "{} bytes a packet: QUIC needs {LEAST_MTU}; raise it (`ip link set … mtu 1500`), or peers come over TCP",
+                list(small)
+            ),
+        ),
+    })
+}
+
 fn device(config: &NodeConfig) -> Finding {
     let (device, fallback) = config.device().resolved();
     match (device.open(), fallback) {
@@ -287,6 +319,8 @@ fn running_node(dir: &DataDir, pid: u32) -> Vec<Finding> {
         ),
         other => good("reach", other),
     });
+    let peers = client(dir).and_then(|client| converse(async { client.get::<Vec<PeerView>>("/v1/peers").await }));
+    let peers = peers.unwrap_or_default();
     for session in &view.sessions {
         let heard = session
             .members
@@ -312,6 +346,81 @@ fn running_node(dir: &DataDir, pid: u32) -> Vec<Finding> {
             None if heard < others => warning("session", text),
             None => good("session", text),
         });
+        if session.stopped.is_none() {
+            let others = session.members.iter().filter(|member| !member.me);
+            findings.extend(others.map(|member| of_member(member, session, &peers, &view.version)));
+            findings.extend(session.last_round.as_ref().and_then(without_whom));
+        }
     }
     findings
+}
+
+/// How another member is reached, and what to do where it is not.
+fn of_member(member: &MemberView, session: &SessionView, peers: &[PeerView], version: &str) -> Finding {
+    let name = format!("`{}` {}", session.name, short(&member.peer));
+    let heard = match member.heard_ms_ago {
+        None => "not heard since this node started".to_owned(),
+        Some(ms) if ms < 10_000 => "heard now".to_owned(),
+        Some(ms) => format!("last heard {} s ago", ms / 1000),
+    };
+    let Some(peer) = peers.iter().find(|peer| peer.peer == member.peer) else {
+        let remedy = "not connected: its node may be down, or neither side reaches the other; ask its operator for `node status`, forward the ports there, or set network.relays here";
+        return warning("member", format!("{name}: {heard}, {remedy}"));
+    };
+    let way = match peer.relayed {
+        true => "through a relay",
+        false => "directly",
+    };
+    let trip = peer
+        .round_trip_ms
+        .map_or_else(String::new, |ms| format!(", {ms:.1} ms there and back"));
+    let traffic = format!(
+        "{} in and {} out within {} s",
+        bytes(peer.control_bytes.received + peer.bulk_bytes.received),
+        bytes(peer.control_bytes.sent + peer.bulk_bytes.sent),
+        peer.connected_s
+    );
+    let text = format!("{name}: {heard}, connected {way}{trip}, {traffic}");
+    let other = peer
+        .agent
+        .as_deref()
+        .and_then(|agent| agent.rsplit('/').next())
+        .filter(|theirs| *theirs != version);
+    match (other, member.round) {
+        (Some(theirs), _) => warning(
+            "member",
+            format!("{text}; it runs version {theirs} and this node {version}: one of the two should be upgraded"),
+        ),
+        (None, Some(round)) if round + 2 < session.round => warning(
+            "member",
+            format!(
+                "{text}; it is in round {round}, and this node in {}: it catches up, or its operator knows why not",
+                session.round
+            ),
+        ),
+        (None, _) if member.absent_rounds > 0 => warning(
+            "member",
+            format!(
+                "{text}; the last {} rounds were settled without its update: it is slower than the deadline allows, or trains nothing",
+                member.absent_rounds
+            ),
+        ),
+        (None, _) => good("member", text),
+    }
+}
+
+/// Without whom the last round was settled, and why.
+fn without_whom(row: &RoundRow) -> Option<Finding> {
+    let missing = row.missing.iter();
+    let missing: Vec<String> = missing
+        .map(|one| format!("{} ({})", short(&one.peer), format!("{:?}", one.reason).to_lowercase()))
+        .collect();
+    let text = || {
+        format!(
+            "round {} was settled without {}: who is late needs fewer local steps or a longer protocol.deadline; who is lost, a look at its node",
+            row.round,
+            missing.join(", ")
+        )
+    };
+    (!missing.is_empty()).then(|| warning("round", text()))
 }
