@@ -20,7 +20,7 @@ SEEDS ?= 1..50
 PEERS ?=
 ROUNDS ?=
 
-.PHONY: help deps build demo test test-architecture lint format-check clippy simulate soak bench-aggregation bench-engine bench-data bench-optimizers reproduce check-cuda cuda-binary clean-demo
+.PHONY: help deps build demo test test-architecture lint format-check clippy simulate soak docker-image testnet-docker bench-aggregation bench-engine bench-data bench-optimizers reproduce check-cuda cuda-binary clean-demo
 
 ## help: list the targets
 help:
@@ -69,6 +69,18 @@ clippy:
 simulate:
 	@$(CARGO) build --release --quiet -p synod-testnet
 	@$(BUILD)/testnet simulate $(SCENARIO) --seed $(SEED) $(if $(PEERS),--peers $(PEERS)) $(if $(ROUNDS),--rounds $(ROUNDS))
+
+## docker-image: the image synod-node from a fresh build; its base is Debian's, or made here where no registry is reached
+docker-image: build
+	@mkdir -p target/docker/image && cp $(BUILD)/node target/docker/image/node
+	@if docker image inspect synod-base >/dev/null 2>&1; then base=synod-base; \
+	elif docker pull --quiet debian:bookworm-slim >/dev/null 2>&1; then base=debian:bookworm-slim; \
+	else scripts/docker-base synod-base && base=synod-base; fi; \
+	docker build --target prebuilt --build-arg BASE=$$base --file testnet/Dockerfile --tag synod-node target/docker/image
+
+## testnet-docker: four institutions as containers: one is killed, one sleeps, one is cut off; all must agree at the end
+testnet-docker: docker-image
+	@$(BUILD)/testnet docker run
 
 ## soak: run every scenario (but the largest) over many seeds: SEEDS=1..200; the last line is JSON
 soak:

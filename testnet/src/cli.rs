@@ -8,7 +8,9 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use serde_json::json;
 
+use crate::containers::{ContainerError, Drill, Engine, SESSION, create_session, prepare_texts};
 use crate::demo::Demo;
+use crate::processes::Soak;
 use crate::replay;
 use crate::reproduce::{CLAIMS, Reproduce};
 use crate::simulation::{Checker, Overrides, Report, Scenario, run};
@@ -73,6 +75,210 @@ enum Command {
     ///   testnet replay ~/.synod/recordings/SESSION.synr --key ~/.synod/identity.key
     #[command(verbatim_doc_comment)]
     Replay(Replay),
+    /// Run institutions as containers: bring them up, join them, kill, pause and part them, and see how it ended
+    ///
+    /// Needs a Docker engine, `docker compose` or `docker-compose`, and the image of a node (`make docker-image`).
+    /// `run` does all of it once; its last line of standard output is one JSON object. Exit code 0: all are together
+    /// again at the end with one model in every round, and who was cut off settled nothing meanwhile.
+    ///
+    /// Examples:
+    ///   testnet docker run --nodes 4
+    ///   testnet docker up --nodes 5
+    ///   testnet docker create                        # a session, and all join; or: create FILE
+    ///   testnet docker kill 2; testnet docker start 2
+    ///   testnet docker pause 3; testnet docker unpause 3
+    ///   testnet docker part 4 5; testnet docker heal
+    ///   testnet docker status; testnet docker down
+    #[command(verbatim_doc_comment)]
+    Docker(DockerArgs),
+    /// Kill real nodes on this machine at random, again and again, and compare their models round by round
+    ///
+    /// The last line of standard output is one JSON object. Exit code 0: no two nodes ever held different models of a round,
+    /// and all went on after every kill.
+    ///
+    /// Examples:
+    ///   testnet processes --nodes 4 --kills 50
+    ///   testnet processes --nodes 5 --kills 1000 --seed 7 --dir /var/tmp/soak
+    #[command(verbatim_doc_comment)]
+    Processes(ProcessesArgs),
+}
+
+#[derive(Debug, Args)]
+struct ProcessesArgs {
+    /// The folder for nodes and logs, which must not exist
+    #[arg(long, default_value = "target/soak")]
+    dir: PathBuf,
+    /// Nodes
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(3..=64))]
+    nodes: u16,
+    /// How many times one is killed and started again
+    #[arg(long, default_value_t = 50)]
+    kills: u64,
+    /// Who dies when
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+impl ProcessesArgs {
+    fn run(self) -> ExitCode {
+        if self.dir.exists() {
+            eprintln!("error: --dir {} exists: remove it, or name another", self.dir.display());
+            return ExitCode::from(1);
+        }
+        let soak = Soak {
+            root: self.dir,
+            nodes: usize::from(self.nodes),
+            kills: self.kills,
+            seed: self.seed,
+        };
+        match soak.run(&mut |line| eprintln!("{line}")) {
+            Ok(soaked) => {
+                println!("{}", json!(soaked));
+                ExitCode::from(u8::from(!soaked.passed()))
+            }
+            Err(error) => {
+                eprintln!("error: {error}");
+                ExitCode::from(1)
+            }
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+struct DockerArgs {
+    /// The folder for texts and the session's file
+    #[arg(long, default_value = "target/docker", global = true)]
+    dir: PathBuf,
+    /// The name that all containers and networks begin with
+    #[arg(long, default_value = "synod-testnet", global = true)]
+    project: String,
+    #[command(subcommand)]
+    verb: DockerVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum DockerVerb {
+    /// Run the whole drill: a session, a kill, a pause, a partition, and the comparison of all models
+    Run {
+        /// Institutions
+        #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(4..=64))]
+        nodes: u16,
+        /// The image of a node
+        #[arg(long, default_value = "synod-node")]
+        image: String,
+        /// Leave everything running at the end
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Start so many institutions, each with a text of its own
+    Up {
+        /// Institutions
+        #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+        nodes: u16,
+        /// The image of a node
+        #[arg(long, default_value = "synod-node")]
+        image: String,
+    },
+    /// Create a session at institution 1, and let all others join it
+    Create {
+        /// A session file in place of the drill's
+        file: Option<PathBuf>,
+    },
+    /// Kill institutions, as kill -9 does
+    Kill {
+        #[arg(required = true)]
+        nodes: Vec<usize>,
+    },
+    /// Start institutions that were killed
+    Start {
+        #[arg(required = true)]
+        nodes: Vec<usize>,
+    },
+    /// Stop institutions' processes where they are
+    Pause {
+        #[arg(required = true)]
+        nodes: Vec<usize>,
+    },
+    /// Let them go on
+    Unpause {
+        #[arg(required = true)]
+        nodes: Vec<usize>,
+    },
+    /// Move institutions to a network of their own
+    Part {
+        #[arg(required = true)]
+        nodes: Vec<usize>,
+    },
+    /// Bring all back
+    Heal,
+    /// Show every institution's sessions
+    Status,
+    /// Remove everything: containers, keys, models
+    Down,
+}
+
+impl DockerArgs {
+    fn run(self) -> ExitCode {
+        match self.done() {
+            Ok(passed) if passed => ExitCode::SUCCESS,
+            Ok(_) => ExitCode::from(1),
+            Err(error) => {
+                eprintln!("error: {error}");
+                ExitCode::from(1)
+            }
+        }
+    }
+
+    fn done(&self) -> Result<bool, ContainerError> {
+        let engine = Engine::find(&self.project, &self.dir)?;
+        let each = |nodes: &[usize], verb: &dyn Fn(usize) -> Result<(), ContainerError>| {
+            nodes.iter().try_for_each(|node| verb(*node)).map(|()| true)
+        };
+        match &self.verb {
+            DockerVerb::Run { nodes, image, keep } => {
+                let drill = Drill {
+                    nodes: usize::from(*nodes),
+                    image: image.clone(),
+                    keep: *keep,
+                };
+                let outcome = drill.run(&engine, &mut |line| eprintln!("{line}"))?;
+                println!("{}", json!(outcome));
+                Ok(outcome.passed)
+            }
+            DockerVerb::Up { nodes, image } => {
+                prepare_texts(&engine.texts(), usize::from(*nodes))?;
+                engine.up(usize::from(*nodes), image)?;
+                println!("{nodes} institutions are up");
+                Ok(true)
+            }
+            DockerVerb::Create { file } => {
+                let text = match file {
+                    Some(path) => std::fs::read_to_string(path).map_err(ContainerError::io("read", path))?,
+                    None => SESSION.to_owned(),
+                };
+                let nodes = engine.nodes()?.len();
+                let session = create_session(&engine, &text, nodes)?;
+                println!("session {session}: {nodes} institutions are in it");
+                Ok(true)
+            }
+            DockerVerb::Kill { nodes } => each(nodes, &|node| engine.kill(node)),
+            DockerVerb::Start { nodes } => each(nodes, &|node| engine.start(node)),
+            DockerVerb::Pause { nodes } => each(nodes, &|node| engine.pause(node)),
+            DockerVerb::Unpause { nodes } => each(nodes, &|node| engine.unpause(node)),
+            DockerVerb::Part { nodes } => engine.part(nodes).map(|()| true),
+            DockerVerb::Heal => engine.heal().map(|()| true),
+            DockerVerb::Status => {
+                for node in engine.nodes()? {
+                    match engine.node(node, &["status"]) {
+                        Ok(text) => println!("institution {node}\n{text}"),
+                        Err(error) => println!("institution {node}: {error}\n"),
+                    }
+                }
+                Ok(true)
+            }
+            DockerVerb::Down => engine.down().map(|()| true),
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -210,6 +416,8 @@ impl Cli {
             Command::Demo(demo) => demo.run(),
             Command::Reproduce(reproduce) => reproduce.run(),
             Command::Replay(replay) => replay.run(),
+            Command::Docker(docker) => docker.run(),
+            Command::Processes(processes) => processes.run(),
         }
     }
 }

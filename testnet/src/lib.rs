@@ -2,6 +2,7 @@
 //! It is no part of a node; a node never links it.
 
 pub mod cli;
+pub mod containers;
 pub mod demo;
 pub mod processes;
 pub mod replay;

@@ -22,10 +22,12 @@ mod error;
 mod guard;
 mod node;
 mod ports;
+mod soak;
 mod view;
 
 pub use binary::NodeBinary;
 pub use cluster::{Cluster, Plan};
 pub use error::ProcessError;
 pub use node::{Answer, NodeProcess};
+pub use soak::{Soak, Soaked, divergent_rounds};
 pub use view::{Bytes, Member, NodeStatus, OwnReport, Participant, Progress, RoundRow, SessionStatus};
