@@ -9,6 +9,8 @@ pub(crate) mod attention_kernel;
 mod embed;
 mod head_loss;
 mod linear;
+#[cfg(test)]
+mod references;
 pub(crate) mod rms_norm;
 pub(crate) mod swiglu;
 pub(crate) mod xielu;
