@@ -39,6 +39,13 @@ pub const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// Incoming direct messages of one peer that are read at once.
 pub const INBOUND_STREAMS_PER_PEER: usize = 64;
 
+/// Members of a session to whom every broadcast goes directly, too, where the session has no more: gossipsub says nothing of a
+/// stream to a peer that has broken (seen after a peer's machine had slept), and a direct message is acknowledged.
+pub const DIRECT_MEMBERS_MAX: usize = 24;
+/// In larger sessions every so manieth broadcast goes directly to all who are connected, for the same reason: what matters is
+/// repeated by the machine, so that it comes through after so many heartbeats.
+pub const DIRECT_EVERY: u64 = 4;
+
 /// Messages a second that one peer may bring us (gossip hops included); more is dropped and counted.
 pub const PEER_MESSAGES_PER_SECOND: u32 = 400;
 /// Messages that one peer may bring at once after a quiet time.

@@ -233,7 +233,8 @@ impl NetworkHandle {
         });
     }
 
-    /// Sends to everyone in a session: by gossip, and directly to connected members that gossip does not reach yet.
+    /// Sends to everyone in a session: by gossip, and directly to connected members that gossip does not reach yet, or may not
+    /// reach any more.
     /// Over `GOSSIP_MAX_BYTES` directly to each member. Members that are not connected may miss it.
     pub fn broadcast(&self, session: SessionId, bytes: Vec<u8>) {
         self.enqueue(bytes.len(), Outgoing::Broadcast(session, bytes));

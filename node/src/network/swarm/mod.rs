@@ -90,6 +90,8 @@ pub(super) struct SwarmTask {
     banned: BTreeMap<PeerId, Instant>,
     in_flight: HashMap<OutboundRequestId, InFlight>,
     unacknowledged: BTreeMap<PeerId, usize>,
+    /// Broadcasts so far.
+    broadcasts: u64,
     tallies: BTreeMap<PeerId, Tally>,
     lookups: HashSet<kad::QueryId>,
     reservations: BTreeMap<PeerId, ListenerId>,
@@ -135,6 +137,7 @@ impl SwarmTask {
             banned: BTreeMap::new(),
             in_flight: HashMap::new(),
             unacknowledged: BTreeMap::new(),
+            broadcasts: 0,
             tallies: BTreeMap::new(),
             lookups: HashSet::new(),
             reservations: BTreeMap::new(),

@@ -11,8 +11,8 @@ use synod_protocol::identity::{PeerId, SessionId};
 
 use super::super::Outgoing;
 use super::super::config::{
-    GOSSIP_MAX_BYTES, IN_FLIGHT_PER_PEER, INBOUND_QUEUE_BYTES, INBOUND_QUEUE_BYTES_OF_STRANGERS, MESSAGE_MAX_BYTES,
-    PEER_MESSAGES_BURST, PEER_MESSAGES_PER_SECOND,
+    DIRECT_EVERY, DIRECT_MEMBERS_MAX, GOSSIP_MAX_BYTES, IN_FLIGHT_PER_PEER, INBOUND_QUEUE_BYTES,
+    INBOUND_QUEUE_BYTES_OF_STRANGERS, MESSAGE_MAX_BYTES, PEER_MESSAGES_BURST, PEER_MESSAGES_PER_SECOND,
 };
 use super::super::counters::count;
 use super::super::identity::{from_libp2p, to_libp2p};
@@ -75,12 +75,18 @@ impl SwarmTask {
 
     fn broadcast(&mut self, session: SessionId, bytes: Vec<u8>) {
         let small = bytes.len() <= GOSSIP_MAX_BYTES;
-        let heard = if small {
-            self.gossip(session, &bytes)
-        } else {
-            BTreeSet::new()
-        };
         let members = self.sessions.get(&session).cloned().unwrap_or_default();
+        let away = |member: &PeerId| *member != self.peer_id && !self.peers.contains_key(member);
+        // Gossip is for those who are not connected, and for sessions with too many to be told one by one.
+        let few = members.len() <= DIRECT_MEMBERS_MAX;
+        let mut heard = BTreeSet::new();
+        if small && !(few && !members.is_empty() && !members.iter().any(away)) {
+            heard = self.gossip(session, &bytes);
+        }
+        self.broadcasts = self.broadcasts.wrapping_add(1);
+        if few || self.broadcasts.is_multiple_of(DIRECT_EVERY) {
+            heard.clear();
+        }
         for member in members.difference(&heard) {
             // A held member that is not connected is being dialled already, and small messages reach the others by
             // gossip; what the member misses, the machine repeats.
