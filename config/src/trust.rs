@@ -105,6 +105,11 @@ pub enum AdviceError {
         /// What the file says.
         members: u32,
     },
+    /// Noise and sums are of federated sessions.
+    #[error(
+        "privacy=yes: members of a decentralized session show their whole models to their neighbours, and no noise for these is run; choose a federated topology, or privacy=no"
+    )]
+    PrivacyWithoutCoordinator,
     /// No noise gives this budget.
     #[error("privacy: {0}")]
     Budget(String),
@@ -212,6 +217,9 @@ impl Trust {
         if !self.privacy {
             file.aggregation.privacy = PrivacyConfig::None;
             return Ok(());
+        }
+        if matches!(file.protocol.topology, Topology::Decentralized(_)) {
+            return Err(AdviceError::PrivacyWithoutCoordinator);
         }
         let accountant = Accountant::default();
         let rounds = u32::try_from(file.protocol.rounds).unwrap_or(u32::MAX);

@@ -63,9 +63,42 @@ fn cell(trust: Trust) -> Scenario {
     scenario
 }
 
+/// The same without a coordinator, over this graph: where members are not trusted, one of them sends models with the sign
+/// turned and eight times as large. Whether the server is trusted has no meaning there.
+fn cell_on(graph: &str, trust: Trust) -> Scenario {
+    const PEERS: u32 = 9;
+    let topology = format!("[protocol.topology.decentralized]\ngraph = {graph}");
+    let mut file: SessionFile = toml::from_str(&topology).expect("a graph");
+    file.name = "cell".to_owned();
+    file.protocol.min_members = PEERS;
+    file.protocol.max_members = PEERS;
+    trust.apply(&mut file).expect("enough members for every cell");
+    let liar = match trust.members {
+        true => "",
+        false => "[[adversaries]]\npeer = 4\ndoes.scale = -8.0\n",
+    };
+    let text = format!(
+        "name = 'trust'\nabout = \"{trust} on {graph}\"\npeers = {PEERS}\n[terms]\nrounds = {ROUNDS}\nbegin_members = {PEERS}\n\
+         [terms.topology.decentralized]\ngraph = {graph}\n[expect]\nwithin_ms = 300000\nloss_below = 0.06\n{liar}",
+    );
+    let mut scenario: Scenario = toml::from_str(&text).expect("the text above is a scenario");
+    scenario.mixing = file.aggregation.mixing;
+    scenario
+}
+
 fn check(words: &str) {
-    let scenario = cell(words.parse().expect("words of trust"));
-    let report = run_checked(&scenario, false, false);
+    hold(&cell(words.parse().expect("words of trust")), words);
+}
+
+fn check_on(graph: &str, words: &str) {
+    hold(
+        &cell_on(graph, words.parse().expect("words of trust")),
+        &format!("{words} on {graph}"),
+    );
+}
+
+fn hold(scenario: &Scenario, words: &str) {
+    let report = run_checked(scenario, false, false);
     assert!(report.passed, "{words}: {}\n{:#?}", report.to_line(), report.violations);
 }
 
@@ -107,4 +140,32 @@ fn members_flip_signs_and_must_not_know() {
 #[test]
 fn nobody_is_trusted_in_anything() {
     check("server=no,members=no,privacy=yes");
+}
+
+#[test]
+fn without_a_coordinator_all_are_trusted() {
+    for graph in [
+        "'complete'",
+        "'ring'",
+        "'exponential'",
+        "{ random_regular = { degree = 4 } }",
+    ] {
+        check_on(graph, "server=yes,members=yes,privacy=no");
+    }
+}
+
+#[test]
+fn without_a_coordinator_a_member_lies() {
+    for graph in ["'complete'", "'exponential'", "{ random_regular = { degree = 4 } }"] {
+        check_on(graph, "server=no,members=no,privacy=no");
+    }
+}
+
+#[test]
+fn without_a_coordinator_nothing_is_noised() {
+    let text = "[protocol.topology.decentralized]\ngraph = 'complete'";
+    let mut file: SessionFile = toml::from_str(text).expect("a graph");
+    let trust: Trust = "server=no,members=yes,privacy=yes".parse().expect("words of trust");
+    let refused = trust.apply(&mut file).expect_err("there is nothing to advise");
+    assert!(refused.to_string().contains("federated"), "{refused}");
 }
