@@ -20,6 +20,8 @@ pub struct NodeConfig {
     pub network: NetworkSection,
     /// Device and threads.
     pub compute: ComputeSection,
+    /// How this machine's data is written.
+    pub text: TextSection,
     /// What is logged, and how.
     pub log: LogSection,
     /// What is kept, and for how long.
@@ -95,6 +97,23 @@ impl Default for ComputeSection {
         Self {
             device: "auto".to_owned(),
             threads: 0,
+        }
+    }
+}
+
+/// How this machine's data is written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TextSection {
+    /// The key of JSON Lines, or the column of Parquet files, that holds a document's text.
+    pub field: String,
+}
+
+impl Default for TextSection {
+    /// As data sets of language models mostly have it.
+    fn default() -> Self {
+        Self {
+            field: "text".to_owned(),
         }
     }
 }
@@ -195,6 +214,9 @@ impl NodeConfig {
         }
         if self.compute.threads > 4096 {
             return refuse("compute.threads", "at most 4096".to_owned());
+        }
+        if self.text.field.is_empty() {
+            return refuse("text.field", "must name a key or a column".to_owned());
         }
         // The file's format has no larger numbers.
         let numbers = [

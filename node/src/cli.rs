@@ -552,6 +552,9 @@ pub struct EvaluateArgs {
     /// Text to measure on (may be repeated).
     #[arg(long, value_name = "PATH", required_unless_present = "tasks")]
     pub data: Vec<PathBuf>,
+    /// The key of JSON Lines, or the column of Parquet files, that holds the text [default: `text.field` of the node's settings].
+    #[arg(long, value_name = "NAME")]
+    pub text_field: Option<String>,
     /// Multiple-choice questions to answer, as JSON Lines with `context`, `choices` and `answer` (may be repeated).
     #[arg(long, value_name = "FILE")]
     pub tasks: Vec<PathBuf>,

@@ -132,6 +132,8 @@ pub struct Parts {
     pub data_dir: DataDir,
     /// Where it computes.
     pub device: DeviceChoice,
+    /// What holds the text in this machine's data.
+    pub text_field: String,
     /// Bytes of an event log.
     pub events_max_bytes: u64,
     /// Bytes of a recording of what a machine is told; 0: none.
@@ -492,7 +494,13 @@ impl Driver {
         let plan = WorkerPlan {
             config: config.clone(),
             member: self.parts.identity.peer_id(),
-            data: session_data::options(&self.parts.data_dir, &effects.blobs, &config, &record.data),
+            data: session_data::options(
+                &self.parts.data_dir,
+                &effects.blobs,
+                &config,
+                &record.data,
+                &self.parts.text_field,
+            ),
             device: self.parts.device,
             drill: self.parts.drill,
             member_states: member_states.iter().map(|state| state.blob).collect(),

@@ -23,13 +23,19 @@ pub fn tokenizer_of(config: &SessionConfig) -> Option<TokenizerId> {
 
 /// All that this node can say of its data for a session; none without paths. The tokenizer is the blob of the session's
 /// digest, whether it is there or not: whoever opens it checks it.
-pub fn options(dir: &DataDir, blobs: &BlobStore, config: &SessionConfig, paths: &[String]) -> Option<DataOptions> {
+pub fn options(
+    dir: &DataDir,
+    blobs: &BlobStore,
+    config: &SessionConfig,
+    paths: &[String],
+    text_field: &str,
+) -> Option<DataOptions> {
     let samples = matches!(config.training.model, ModelConfig::Network(_));
     (!paths.is_empty()).then(|| DataOptions {
         paths: paths.iter().map(Into::into).collect(),
         tokenizer: tokenizer_of(config).map(|tokenizer| blobs.path(&tokenizer.blake3)),
         shards: (!samples).then(|| dir.tokens()),
-        ..DataOptions::default()
+        text_field: text_field.to_owned(),
     })
 }
 

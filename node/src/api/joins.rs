@@ -121,7 +121,13 @@ fn look(
         }
     };
     let members = members_after(&offer, &config);
-    let data = options(&context.data_dir, &context.blobs, &config, &wanted.data);
+    let data = options(
+        &context.data_dir,
+        &context.blobs,
+        &config,
+        &wanted.data,
+        &context.text_field,
+    );
     let mut needs = vec![
         requirements::key(invite, Some(&offer), now),
         Need::of("issuer", Ok("it answers, and would let this node in".to_owned())),

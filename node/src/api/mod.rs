@@ -46,6 +46,8 @@ pub struct Context {
     pub data_dir: DataDir,
     /// Where it computes.
     pub device: DeviceChoice,
+    /// What holds the text in this machine's data.
+    pub text_field: String,
     /// How much is kept, and how much room stays.
     pub retention: RetentionSection,
     /// A drill, in tests.

@@ -326,7 +326,7 @@ pub(super) async fn build_worker(
     let plan = WorkerPlan {
         config: config.clone(),
         member: context.identity.peer_id(),
-        data: session_data::options(&context.data_dir, &context.blobs, config, data),
+        data: session_data::options(&context.data_dir, &context.blobs, config, data, &context.text_field),
         device: context.device,
         drill: context.drill,
         member_states: Vec::new(),

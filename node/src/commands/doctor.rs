@@ -177,6 +177,7 @@ fn from_environment() -> String {
     let known = [
         "SYNOD_NETWORK_",
         "SYNOD_COMPUTE_",
+        "SYNOD_TEXT_",
         "SYNOD_LOG_",
         "SYNOD_RETENTION_",
         "SYNOD_API_",

@@ -47,11 +47,13 @@ struct Report {
 /// Measures.
 pub fn run(dir: &DataDir, args: &EvaluateArgs, terminal: Terminal) -> Outcome {
     let model = model(dir, &args.model)?;
-    let device = settings(dir, &[]).map(|config| config.device()).unwrap_or_default();
+    let own = settings(dir, &[]).unwrap_or_default();
+    let device = own.device();
+    let text_field = args.text_field.as_deref().unwrap_or(&own.text.field);
     let decoder = Decoder::new(model.shape()?, device.open().map_err(Failure::environment)?);
     let measure = |path: &std::path::PathBuf| match args.heldout {
-        true => heldout(&decoder, &model, path),
-        false => whole(&decoder, &model, path, terminal),
+        true => heldout(&decoder, &model, path, text_field),
+        false => whole(&decoder, &model, path, text_field, terminal),
     };
     let texts = args.data.iter().map(measure).collect::<Outcome<Vec<_>>>()?;
     let tokens: u64 = texts.iter().map(|text| text.tokens).sum();
@@ -123,9 +125,9 @@ fn table(report: &Report) -> String {
 }
 
 /// The windows that the session keeps out of training.
-fn heldout(decoder: &Decoder, model: &Model, path: &Path) -> Outcome<Measured> {
+fn heldout(decoder: &Decoder, model: &Model, path: &Path, text_field: &str) -> Outcome<Measured> {
     let windows = Windows::of(&model.training, decoder.shape().context);
-    let data = Dataset::open(model.data(path), windows).map_err(Failure::user)?;
+    let data = Dataset::open(model.data(path, text_field), windows).map_err(Failure::user)?;
     let most = model.training.evaluation_sequences as usize;
     let found = heldout_loss(decoder, &data, most, &model.parameters).map_err(Failure::environment)?;
     Ok(Measured {
@@ -144,7 +146,7 @@ fn progress_style() -> ProgressStyle {
 }
 
 /// All of the text, every token of a document but its first.
-fn whole(decoder: &Decoder, model: &Model, path: &Path, terminal: Terminal) -> Outcome<Measured> {
+fn whole(decoder: &Decoder, model: &Model, path: &Path, text_field: &str, terminal: Terminal) -> Outcome<Measured> {
     let shape = decoder.shape();
     let mut loss = DocumentLoss::new(decoder, &model.parameters).map_err(Failure::environment)?;
     let mut failed = None;
@@ -154,7 +156,7 @@ fn whole(decoder: &Decoder, model: &Model, path: &Path, terminal: Terminal) -> O
     };
     bar.set_message(path.display().to_string());
     bar.set_style(progress_style());
-    let read = tokens_of_documents(&model.data(path), &shape.vocabulary, &mut |tokens| {
+    let read = tokens_of_documents(&model.data(path, text_field), &shape.vocabulary, &mut |tokens| {
         if failed.is_none() {
             failed = loss.add(tokens).err();
             bar.set_position(loss.tokens());

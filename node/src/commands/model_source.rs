@@ -241,10 +241,11 @@ impl Model {
         opened.map_err(|error| Failure::user(format!("{}: {error}", self.origin)))
     }
 
-    /// Text at `path` that is to be cut for it.
-    pub fn data(&self, path: &Path) -> DataOptions {
+    /// Text at `path`, in `text_field` of files that have fields, that is to be cut for it.
+    pub fn data(&self, path: &Path, text_field: &str) -> DataOptions {
         DataOptions {
             tokenizer: self.tokenizer.clone(),
+            text_field: text_field.to_owned(),
             ..path.into()
         }
     }
