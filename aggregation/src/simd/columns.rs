@@ -86,3 +86,11 @@ pub(crate) fn near_median(sorted: &[MixedRow], keep: usize, out: &mut [f32], bor
         *borders = (low, high);
     }
 }
+
+/// Integers times a scale, one rounding each.
+#[inline(always)]
+pub(crate) fn scaled(integers: &[u8], scale: f32, out: &mut [f32]) {
+    for (out, &integer) in out.iter_mut().zip(integers) {
+        *out = scale * f32::from(integer as i8);
+    }
+}

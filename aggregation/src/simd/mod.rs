@@ -151,6 +151,15 @@ impl Kernels {
         dispatch!(self, add_parts(parts, which, mixed), add_parts(parts, which, mixed))
     }
 
+    /// out[k] = scale · integers[k], where the bytes are i8.
+    pub(crate) fn scaled(self, integers: &[u8], scale: f32, out: &mut [f32]) {
+        dispatch!(
+            self,
+            scaled(integers, scale, out),
+            columns::scaled(integers, scale, out)
+        )
+    }
+
     /// Runs a network over all columns.
     pub(crate) fn walk(self, network: &[Comparator], rows: &mut [MixedRow]) {
         dispatch!(self, walk(network, rows), columns::walk(network, rows))

@@ -182,6 +182,12 @@ macro_rules! functions {
 
         with_networks!(kernels, $feature);
 
+        /// [`columns::scaled`] with wider instructions.
+        #[target_feature(enable = $feature)]
+        pub(crate) fn scaled(integers: &[u8], scale: f32, out: &mut [f32]) {
+            columns::scaled(integers, scale, out);
+        }
+
         /// [`columns::walk`] with wider instructions.
         #[target_feature(enable = $feature)]
         pub(crate) fn walk(network: &[Comparator], rows: &mut [MixedRow]) {
