@@ -15,14 +15,18 @@ use crate::chunk_reader::ChunkReader;
 use crate::numeric;
 use crate::pre_aggregation::Mixture;
 use crate::simd::networks::{self, Comparator};
-use crate::simd::{Borders, Kernels, MIX_WIDTH, MixedRow, SUM_WIDTH};
+use crate::simd::{Borders, Kernels, MIX_WIDTH, MixedPart, MixedRow, SUM_WIDTH};
 use crate::sorting_network::{merge_exchange, prune};
 
 /// Coordinates of a chunk on which members' values within the kept ranges are counted.
 pub const COUNTED: usize = 256;
 
-/// How far ahead of the columns that are mixed the next ones are asked for.
-const AHEAD: usize = 2 * MIX_WIDTH;
+/// Members whose part of a mixed row is one sum, which all rows that give them the same weights share. Part of the
+/// definition of a mixed value: its parts are summed by themselves, from first to last, and then added.
+const PART: usize = 4;
+
+/// Columns of all rows that are brought near before they are mixed: 64 KiB for sixteen rows.
+const RUN: usize = 1024;
 
 /// Chunks that one task works on, so that counts take little memory.
 const CHUNKS: usize = 16;
@@ -48,8 +52,35 @@ struct Plan {
     reduction: Reduction,
     network: Vec<Comparator>,
     /// What each row is made of, where rows are mixed.
-    terms: Option<Vec<Vec<(usize, f64)>>>,
+    mixing: Option<Mixing>,
     kernels: Kernels,
+}
+
+/// How rows are mixed: sums over a few members, and which of them each row is the sum of.
+struct Mixing {
+    parts: Vec<Vec<(usize, f64)>>,
+    rows: Vec<Vec<usize>>,
+}
+
+impl Mixing {
+    fn new(mixture: &Mixture) -> Self {
+        let mut parts: Vec<Vec<(usize, f64)>> = Vec::new();
+        let mut index_of = |terms: &[(usize, f64)]| {
+            parts.iter().position(|part| part == terms).unwrap_or_else(|| {
+                parts.push(terms.to_vec());
+                parts.len() - 1
+            })
+        };
+        let rows = mixture
+            .terms()
+            .iter()
+            .map(|terms| {
+                let parts = terms.chunk_by(|(a, _), (b, _)| a / PART == b / PART);
+                parts.map(&mut index_of).collect()
+            })
+            .collect();
+        Self { parts, rows }
+    }
 }
 
 impl Plan {
@@ -75,7 +106,7 @@ impl Plan {
             rows,
             reduction,
             network,
-            terms: mixture.map(Mixture::terms),
+            mixing: mixture.map(Mixing::new),
             kernels,
         }
     }
@@ -131,8 +162,8 @@ fn reduce_with(
 /// What one thread works in.
 struct Scratch {
     reader: ChunkReader,
-    /// The contributions of a block, converted, and the rows that they are mixed to.
-    converted: Vec<[f64; MIX_WIDTH]>,
+    /// Sums over some contributions, and the rows that these add up to.
+    parts: Vec<MixedPart>,
     mixed: Vec<MixedRow>,
     sorted: Vec<MixedRow>,
 }
@@ -141,7 +172,7 @@ impl Scratch {
     fn new(plan: &Plan) -> Self {
         Self {
             reader: ChunkReader::default(),
-            converted: Vec::new(),
+            parts: vec![[0.0; MIX_WIDTH]; plan.mixing.as_ref().map_or(0, |mixing| mixing.parts.len())],
             mixed: vec![[0.0; SUM_WIDTH]; plan.rows],
             sorted: vec![[0.0; SUM_WIDTH]; plan.rows],
         }
@@ -158,25 +189,27 @@ impl Scratch {
     ) {
         let Self {
             reader,
-            converted,
+            parts,
             mixed,
             sorted,
         } = self;
         let rows = reader.rows(contributions, first, out.len());
-        if let Some(terms) = &plan.terms {
-            converted.resize(rows.len(), [0.0; MIX_WIDTH]);
+        if let Some(mixing) = &plan.mixing {
             for (block, out) in out.chunks_mut(SUM_WIDTH).enumerate() {
                 let begin = block * SUM_WIDTH;
+                if begin.is_multiple_of(RUN) {
+                    for row in &rows {
+                        plan.kernels.draw_near(&row[begin..row.len().min(begin + RUN)]);
+                    }
+                }
                 for at in (0..out.len()).step_by(MIX_WIDTH) {
                     let length = MIX_WIDTH.min(out.len() - at);
-                    for (row, converted) in rows.iter().zip(converted.iter_mut()) {
-                        let values = &row[begin + at..begin + at + length];
-                        plan.kernels.widen(values, converted);
-                        plan.kernels.prefetch(row, begin + at + AHEAD, MIX_WIDTH);
+                    for (terms, part) in mixing.parts.iter().zip(parts.iter_mut()) {
+                        plan.kernels.mix_part(&rows, terms, begin + at, length, part);
                     }
-                    for (terms, mixed) in terms.iter().zip(mixed.iter_mut()) {
-                        let (parts, _) = mixed.as_chunks_mut::<MIX_WIDTH>();
-                        plan.kernels.mix_row(converted, terms, &mut parts[at / MIX_WIDTH]);
+                    for (which, mixed) in mixing.rows.iter().zip(mixed.iter_mut()) {
+                        let (columns, _) = mixed.as_chunks_mut::<MIX_WIDTH>();
+                        plan.kernels.add_parts(parts, which, &mut columns[at / MIX_WIDTH]);
                     }
                 }
                 let mixed: Vec<&[f32]> = mixed.iter().map(|row| &row[..]).collect();

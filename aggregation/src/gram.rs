@@ -21,13 +21,17 @@ use rayon::prelude::*;
 use crate::aggregator::Contribution;
 use crate::chunk_reader::ChunkReader;
 use crate::numeric::{CHUNK, LANES};
-use crate::simd::{BLOCK, DEPTH, Kernels, PanelRow, ProductBlock};
+use crate::simd::{BLOCK, Kernels, ProductBlock, Rows};
 
 /// Memory that the sums of the chunks of one batch may take: batches bound it, and change no bit.
 const BATCH_BYTES: usize = 256 << 10;
 
-/// Rows of which the next columns are asked for while one block of products is computed.
-const PREFETCHED: usize = 2;
+/// Columns over which all products are taken before the next ones: so many of sixteen rows stay in the second-level cache,
+/// and memory is read in long runs. It changes no bit.
+const RUN: usize = 2048;
+
+/// What stands for members who are not there, so that every block of rows is whole.
+static ABSENT: [f32; RUN] = [0.0; RUN];
 
 /// Scalar products of n vectors.
 #[derive(Clone, Debug, PartialEq)]
@@ -152,12 +156,11 @@ pub(crate) fn order_by(n: usize, key: impl Fn(usize) -> f64) -> Vec<usize> {
     order
 }
 
-/// What one thread works in: a panel of converted values and the blocks of the products' lanes.
+/// What one thread works in: the blocks of the products' lanes, those of a block of rows with itself first.
 struct Scratch {
     n: usize,
     kernels: Kernels,
     reader: ChunkReader,
-    panel: Vec<[PanelRow; BLOCK]>,
     blocks: Vec<ProductBlock>,
 }
 
@@ -168,7 +171,6 @@ impl Scratch {
             n,
             kernels,
             reader: ChunkReader::default(),
-            panel: vec![[[[0.0; LANES]; DEPTH]; BLOCK]; groups],
             blocks: vec![[[[0.0; LANES]; BLOCK]; BLOCK]; groups * (groups + 1) / 2],
         }
     }
@@ -181,45 +183,45 @@ impl Scratch {
         start: usize,
         length: usize,
     ) -> Vec<f64> {
-        let kernels = self.kernels;
         let Self {
             n,
+            kernels,
             reader,
-            panel,
             blocks,
-            ..
         } = self;
         blocks.fill([[[0.0; LANES]; BLOCK]; BLOCK]);
         let rows = reader.rows(contributions, start, length);
-        for begin in (0..length).step_by(DEPTH * LANES) {
-            let end = length.min(begin + DEPTH * LANES);
+        let groups = n.div_ceil(BLOCK);
+        let (own, crossed) = blocks.split_at_mut(groups);
+        let mut run: Vec<Rows<'_>> = vec![[&[]; BLOCK]; groups];
+        for begin in (0..length).step_by(RUN) {
+            let end = length.min(begin + RUN);
             let centre = centre.map(|centre| &centre[start + begin..start + end]);
-            for (row, panel) in rows.iter().zip(panel.as_flattened_mut()) {
-                kernels.pack(&row[begin..end], centre, panel);
+            for (i, row) in run.as_flattened_mut().iter_mut().enumerate() {
+                *row = rows.get(i).map_or(&ABSENT[..end - begin], |row| &row[begin..end]);
             }
-            let (mut block, mut coming) = (blocks.iter_mut(), rows.chunks(PREFETCHED));
-            for (at, left) in panel.iter().enumerate() {
-                for ((other, right), block) in (at..).zip(&panel[at..]).zip(&mut block) {
-                    for row in coming.next().unwrap_or_default() {
-                        kernels.prefetch(row, end, DEPTH * LANES);
-                    }
-                    match other == at {
-                        true => kernels.own_products(left, block),
-                        false => kernels.products(left, right, block),
-                    }
-                }
+            for (rows, block) in run.iter().zip(own.iter_mut()) {
+                kernels.own_products(rows, centre, block);
+            }
+            for ((left, right), block) in pairs(groups).zip(crossed.iter_mut()) {
+                kernels.products(&run[left], &run[right], centre, block);
             }
         }
         unfold(*n, blocks)
     }
 }
 
+/// Two different blocks of rows, in the order in which their products stand.
+fn pairs(groups: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..groups).flat_map(move |left| (left + 1..groups).map(move |right| (left, right)))
+}
+
 /// Adds the lanes of every product, first to last, and writes the full matrix.
 fn unfold(n: usize, blocks: &[ProductBlock]) -> Vec<f64> {
     let mut products = vec![0.0; n * n];
     let groups = n.div_ceil(BLOCK);
-    let pairs = (0..groups).flat_map(|left| (left..groups).map(move |right| (left, right)));
-    for ((left, right), block) in pairs.zip(blocks) {
+    let own = (0..groups).map(|group| (group, group));
+    for ((left, right), block) in own.chain(pairs(groups)).zip(blocks) {
         for (i, row) in (left * BLOCK..n).zip(block) {
             for (j, lanes) in (right * BLOCK..n).zip(row).filter(|(j, _)| *j >= i) {
                 let sum = lanes.iter().fold(0.0, |sum, lane| sum + lane);

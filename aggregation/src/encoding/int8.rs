@@ -11,6 +11,7 @@
 //! A block so small that s would be subnormal (a < 1.5e-36) is written as zeros.
 
 use super::{DecodeError, Encoder, HEADER_LEN, assert_finite, begin, body, body_for_range, check_setting, largest_of};
+use crate::simd::Kernels;
 
 /// The blockwise int8 encoding.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +72,7 @@ impl Encoder for Int8 {
         let (body, dimension) = body_for_range(bytes, first, out.len());
         let (scales, quanta) = body[4..].split_at(dimension.div_ceil(self.block_len()) * 4);
         let (scales, _) = scales.as_chunks::<4>();
+        let kernels = Kernels::detect();
         let (mut out, mut at) = (out, first);
         while !out.is_empty() {
             // The first block may have begun before the range; the last may end after it.
@@ -78,9 +80,7 @@ impl Encoder for Int8 {
             let len = out.len().min((block + 1) * self.block_len() - at);
             let (head, tail) = out.split_at_mut(len);
             let scale = f32::from_le_bytes(scales[block]);
-            for (out, &quantum) in head.iter_mut().zip(&quanta[at..at + len]) {
-                *out = scale * f32::from(quantum as i8);
-            }
+            kernels.scaled(&quanta[at..at + len], scale, head);
             (out, at) = (tail, at + len);
         }
     }

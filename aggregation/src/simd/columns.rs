@@ -2,7 +2,7 @@
 //! Plain loops, which compilers make vectors of; straight-line kernels for small networks are in the processors' modules.
 
 use super::networks::Comparator;
-use super::{Borders, MIX_WIDTH, MixedRow, SUM_WIDTH};
+use super::{Borders, MixedRow, SUM_WIDTH};
 
 /// Runs a network over all columns.
 #[inline(always)]
@@ -87,10 +87,10 @@ pub(crate) fn near_median(sorted: &[MixedRow], keep: usize, out: &mut [f32], bor
     }
 }
 
-/// Converts values to f64; what is beyond them keeps what it was.
+/// Integers times a scale, one rounding each.
 #[inline(always)]
-pub(crate) fn widen(values: &[f32], converted: &mut [f64; MIX_WIDTH]) {
-    for (converted, &value) in converted.iter_mut().zip(values) {
-        *converted = f64::from(value);
+pub(crate) fn scaled(integers: &[u8], scale: f32, out: &mut [f32]) {
+    for (out, &integer) in out.iter_mut().zip(integers) {
+        *out = scale * f32::from(integer as i8);
     }
 }

@@ -1,7 +1,8 @@
 //! The inner loops of the passes over the data, for the widest instructions that the processor has.
 //! It knows no rules; and its answers are the same bits on every processor, since all do the same operations in one order.
 //!
-//! Additions and multiplications are never fused: a processor without fused ones would round twice where another rounds once.
+//! Additions and multiplications are never fused where that would show: a processor without fused ones would round twice
+//! where another rounds once. The product of two f32 is exact in f64, and there, and only there, both round once.
 
 mod columns;
 pub(crate) mod networks;
@@ -13,16 +14,16 @@ use crate::numeric::LANES;
 
 /// Rows of a block of products.
 pub(crate) const BLOCK: usize = 4;
-/// Groups of [`LANES`] columns that a panel holds.
-pub(crate) const DEPTH: usize = 16;
-/// A row of a panel: converted values.
-pub(crate) type PanelRow = [[f64; LANES]; DEPTH];
+/// The values of a block of rows, each as long as the others.
+pub(crate) type Rows<'a> = [&'a [f32]; BLOCK];
 /// Lanes of the products of a block of rows with another.
 pub(crate) type ProductBlock = [[[f64; LANES]; BLOCK]; BLOCK];
 /// Columns that are summed or sorted side by side.
 pub(crate) const SUM_WIDTH: usize = 256;
 /// Columns that are mixed side by side: sixteen rows of f64 are 8 KiB and stay in the first-level cache.
 pub(crate) const MIX_WIDTH: usize = 64;
+/// Sums over some rows of columns that are mixed side by side.
+pub(crate) type MixedPart = [f64; MIX_WIDTH];
 /// A block of one row.
 pub(crate) type MixedRow = [f32; SUM_WIDTH];
 /// The least and the greatest value that counted, column by column.
@@ -89,31 +90,33 @@ impl Kernels {
         all
     }
 
-    /// Asks for values that will be read soon; where they are already, or past the end, nothing happens.
-    pub(crate) fn prefetch(self, values: &[f32], begin: usize, length: usize) {
+    /// Brings values near that other kernels will read in short pieces: memory is faster in long runs.
+    pub(crate) fn draw_near(self, values: &[f32]) {
         #[cfg(target_arch = "x86_64")]
-        if self != Self::Portable
-            && let Some(values) = values.get(begin..values.len().min(begin + length))
-        {
-            x86::prefetch(values);
+        if self != Self::Portable {
+            x86::draw_near(values);
         }
         #[cfg(not(target_arch = "x86_64"))]
-        let _ = (values, begin, length);
+        let _ = values;
     }
 
-    /// Converts `values` (minus `centre`) to f64 and pads with zeros.
-    pub(crate) fn pack(self, values: &[f32], centre: Option<&[f32]>, panel: &mut PanelRow) {
-        dispatch!(self, pack(values, centre, panel), pack(values, centre, panel))
-    }
-
-    /// Adds the products of the rows of `left` with those of `right`, lane by lane.
-    pub(crate) fn products(self, left: &[PanelRow; BLOCK], right: &[PanelRow; BLOCK], block: &mut ProductBlock) {
-        dispatch!(self, products(left, right, block), products(left, right, block))
+    /// Adds the products of the rows of `left` with those of `right`, each minus `centre` where there is one, lane by lane:
+    /// column k to lane k mod [`LANES`].
+    pub(crate) fn products(self, left: &Rows<'_>, right: &Rows<'_>, centre: Option<&[f32]>, block: &mut ProductBlock) {
+        dispatch!(
+            self,
+            products(left, right, centre, block),
+            products(left, right, centre, block)
+        )
     }
 
     /// Adds the products of the rows with each other, those with j ≥ i.
-    pub(crate) fn own_products(self, rows: &[PanelRow; BLOCK], block: &mut ProductBlock) {
-        dispatch!(self, own_products(rows, block), products(rows, rows, block))
+    pub(crate) fn own_products(self, rows: &Rows<'_>, centre: Option<&[f32]>, block: &mut ProductBlock) {
+        dispatch!(
+            self,
+            own_products(rows, centre, block),
+            products(rows, rows, centre, block)
+        )
     }
 
     /// out[k] = (keep · out[k] + Σ_i factors[i] · rows[i][k]) / divisor, within the range of f32. Each row has as many values
@@ -126,14 +129,35 @@ impl Kernels {
         )
     }
 
-    /// mixed[k] = Σ factor · rows[index][k] over the (index, factor) of `terms`, in their order.
-    pub(crate) fn mix_row(self, rows: &[[f64; MIX_WIDTH]], terms: &[(usize, f64)], mixed: &mut [f32; MIX_WIDTH]) {
-        dispatch!(self, mix_row(rows, terms, mixed), mix_row(rows, terms, mixed))
+    /// part[k] = Σ factor · rows[index][begin + k] over the (index, factor) of `terms`, in their order, for `length` columns,
+    /// at most [`MIX_WIDTH`].
+    pub(crate) fn mix_part(
+        self,
+        rows: &[&[f32]],
+        terms: &[(usize, f64)],
+        begin: usize,
+        length: usize,
+        part: &mut MixedPart,
+    ) {
+        dispatch!(
+            self,
+            mix_part(rows, terms, begin, length, part),
+            mix_part(rows, terms, begin, length, part)
+        )
     }
 
-    /// Converts values to f64.
-    pub(crate) fn widen(self, values: &[f32], converted: &mut [f64; MIX_WIDTH]) {
-        dispatch!(self, widen(values, converted), columns::widen(values, converted))
+    /// mixed[k] = Σ parts[index][k] over the indices of `which`, in their order, rounded.
+    pub(crate) fn add_parts(self, parts: &[MixedPart], which: &[usize], mixed: &mut [f32; MIX_WIDTH]) {
+        dispatch!(self, add_parts(parts, which, mixed), add_parts(parts, which, mixed))
+    }
+
+    /// out[k] = scale · integers[k], where the bytes are i8.
+    pub(crate) fn scaled(self, integers: &[u8], scale: f32, out: &mut [f32]) {
+        dispatch!(
+            self,
+            scaled(integers, scale, out),
+            columns::scaled(integers, scale, out)
+        )
     }
 
     /// Runs a network over all columns.
@@ -190,35 +214,13 @@ impl Kernels {
     }
 }
 
-#[inline(always)]
-fn pack(values: &[f32], centre: Option<&[f32]>, panel: &mut PanelRow) {
-    let panel = panel.as_flattened_mut();
-    let (head, tail) = panel.split_at_mut(values.len());
-    match centre {
-        None => {
-            for (packed, &value) in head.iter_mut().zip(values) {
-                *packed = f64::from(value);
-            }
-        }
-        Some(centre) => {
-            for ((packed, &value), &centre) in head.iter_mut().zip(values).zip(centre) {
-                *packed = f64::from(value) - f64::from(centre);
-            }
-        }
-    }
-    tail.fill(0.0);
-}
-
-fn products(left: &[PanelRow; BLOCK], right: &[PanelRow; BLOCK], block: &mut ProductBlock) {
+fn products(left: &Rows<'_>, right: &Rows<'_>, centre: Option<&[f32]>, block: &mut ProductBlock) {
     for (left, block) in left.iter().zip(block) {
         for (right, lanes) in right.iter().zip(block) {
-            let mut sums = *lanes;
-            for (left, right) in left.iter().zip(right) {
-                for lane in 0..LANES {
-                    sums[lane] += left[lane] * right[lane];
-                }
+            for (k, (&left, &right)) in left.iter().zip(*right).enumerate() {
+                let centre = centre.map_or(0.0, |centre| f64::from(centre[k]));
+                lanes[k % LANES] += (f64::from(left) - centre) * (f64::from(right) - centre);
             }
-            *lanes = sums;
         }
     }
 }
@@ -249,11 +251,21 @@ fn rounded(value: f64) -> f32 {
     (if bounded < -MOST { -MOST } else { bounded }) as f32
 }
 
-fn mix_row(rows: &[[f64; MIX_WIDTH]], terms: &[(usize, f64)], mixed: &mut [f32; MIX_WIDTH]) {
+fn mix_part(rows: &[&[f32]], terms: &[(usize, f64)], begin: usize, length: usize, part: &mut MixedPart) {
     let mut sums = [0.0f64; MIX_WIDTH];
     for &(row, factor) in terms {
-        for (sum, value) in sums.iter_mut().zip(&rows[row]) {
-            *sum += factor * value;
+        for (sum, &value) in sums.iter_mut().zip(&rows[row][begin..begin + length]) {
+            *sum += factor * f64::from(value);
+        }
+    }
+    *part = sums;
+}
+
+fn add_parts(parts: &[MixedPart], which: &[usize], mixed: &mut [f32; MIX_WIDTH]) {
+    let mut sums = [0.0f64; MIX_WIDTH];
+    for &part in which {
+        for (sum, value) in sums.iter_mut().zip(&parts[part]) {
+            *sum += value;
         }
     }
     for (mixed, sum) in mixed.iter_mut().zip(sums) {

@@ -1,5 +1,5 @@
 //! The inner loops for x86 processors with AVX-512 or AVX2: the same operations in the same order as the portable ones.
-//! It decides nothing, and it fuses no multiplication with an addition.
+//! It decides nothing, and it fuses no multiplication with an addition but where the product is exact.
 //!
 //! Why intrinsics: of the block of products, compilers make gathers and scatters instead of vectors (tens of times slower,
 //! measured), and of the networks, rows in memory instead of registers. The other loops are plain Rust in functions that
@@ -7,7 +7,7 @@
 #![allow(unsafe_code)] // loads and stores of whole vectors, each within a slice whose length was checked just before
 
 use super::networks::{Comparator, with_networks};
-use super::{BLOCK, Borders, DEPTH, MIX_WIDTH, MixedRow, PanelRow, ProductBlock, SUM_WIDTH, columns};
+use super::{BLOCK, Borders, MIX_WIDTH, MixedPart, MixedRow, ProductBlock, Rows, SUM_WIDTH, columns};
 
 /// f32 of a cache line.
 const LINE: usize = 16;
@@ -15,10 +15,20 @@ const LINE: usize = 16;
 /// How far ahead of the columns that are sorted the next ones are asked for: 1 KiB of each row.
 const AHEAD: usize = 256;
 
-/// Asks for `values` to be brought near, one line after the other.
-pub(crate) fn prefetch(values: &[f32]) {
+/// How far ahead in a row that is read in long runs: 2 KiB.
+const FAR: usize = 512;
+
+/// Columns that are summed row after row: their sums in f64 take 16 KiB.
+const RUN: usize = 2048;
+
+/// Rows that are summed at a time.
+const ROWS_SUMMED: usize = 4;
+
+/// Reads a value of every line, so that all are in the second-level cache then, and asks for what comes after them.
+pub(crate) fn draw_near(values: &[f32]) {
     for line in values.chunks(LINE) {
-        ask(line.as_ptr());
+        ask(line.as_ptr().wrapping_add(FAR));
+        std::hint::black_box(line[0]);
     }
 }
 
@@ -33,25 +43,39 @@ fn ask(at: *const f32) {
 macro_rules! functions {
     ($feature:literal) => {
         /// Adds the products of the rows of `left` with those of `right`, lane by lane, as many rows at a time as leave
-        /// their sums in registers.
+        /// their sums in registers. Values are converted where they are used: a copy of converted ones costs more.
         #[target_feature(enable = $feature)]
-        pub(crate) fn products(left: &[PanelRow; BLOCK], right: &[PanelRow; BLOCK], block: &mut ProductBlock) {
-            block_of_products::<false>(left, right, block);
+        pub(crate) fn products(left: &Rows<'_>, right: &Rows<'_>, centre: Option<&[f32]>, block: &mut ProductBlock) {
+            match centre {
+                None => block_of_products::<false, false>(left, right, &[], block),
+                Some(centre) => block_of_products::<false, true>(left, right, centre, block),
+            }
         }
 
-        /// Adds the products of the rows among each other, each pair once: those with j < i are left as they are.
+        /// Adds the products of the rows among each other; asks for what comes next in them.
         #[target_feature(enable = $feature)]
-        pub(crate) fn own_products(rows: &[PanelRow; BLOCK], block: &mut ProductBlock) {
-            block_of_products::<true>(rows, rows, block);
+        pub(crate) fn own_products(rows: &Rows<'_>, centre: Option<&[f32]>, block: &mut ProductBlock) {
+            match centre {
+                None => block_of_products::<true, false>(rows, rows, &[], block),
+                Some(centre) => block_of_products::<true, true>(rows, rows, centre, block),
+            }
         }
 
         #[inline]
         #[target_feature(enable = $feature)]
-        fn block_of_products<const OWN: bool>(
-            left: &[PanelRow; BLOCK],
-            right: &[PanelRow; BLOCK],
+        fn block_of_products<const OWN: bool, const CENTRED: bool>(
+            left: &Rows<'_>,
+            right: &Rows<'_>,
+            centre: &[f32],
             block: &mut ProductBlock,
         ) {
+            let whole = left[0].len() - left[0].len() % 8;
+            let (lefts, rights) = (starts::<BLOCK>(left, 0, whole), starts::<BLOCK>(right, 0, whole));
+            let middle = if CENTRED {
+                centre[..whole].as_ptr()
+            } else {
+                std::ptr::null()
+            };
             for part in 0..8 / WIDE {
                 for top in (0..BLOCK).step_by(ROWS) {
                     for side in (if OWN { top } else { 0 }..BLOCK).step_by(ROWS) {
@@ -62,15 +86,40 @@ macro_rules! functions {
                                 sums[i][j] = load_part(&block[top + i][side + j], part);
                             }
                         }
-                        for k in 0..DEPTH {
+                        for at in (part * WIDE..whole).step_by(8) {
                             let mut across = [zero_wide(); ROWS];
+                            // SAFETY: `at + WIDE` is at most `whole`, and every row and the centre has so many values.
+                            let centre = if CENTRED {
+                                unsafe { load_widened(middle.wrapping_add(at)) }
+                            } else {
+                                zero_wide()
+                            };
                             for j in 0..ROWS {
-                                across[j] = load_part(&right[side + j][k], part);
+                                let from = rights[side + j].wrapping_add(at);
+                                if own && at.is_multiple_of(LINE) {
+                                    ask(from.wrapping_add(FAR));
+                                }
+                                // SAFETY: as above.
+                                let values = unsafe { load_widened(from) };
+                                across[j] = if CENTRED {
+                                    subtract_wide(values, centre)
+                                } else {
+                                    values
+                                };
                             }
                             for i in 0..ROWS {
-                                let down = load_part(&left[top + i][k], part);
+                                // SAFETY: as above.
+                                let values = unsafe { load_widened(lefts[top + i].wrapping_add(at)) };
+                                let down = if CENTRED {
+                                    subtract_wide(values, centre)
+                                } else {
+                                    values
+                                };
                                 for j in (if own { i } else { 0 })..ROWS {
-                                    sums[i][j] = add_wide(sums[i][j], multiply_wide(down, across[j]));
+                                    sums[i][j] = match CENTRED {
+                                        true => add_wide(sums[i][j], multiply_wide(down, across[j])),
+                                        false => add_exact_product(sums[i][j], down, across[j]),
+                                    };
                                 }
                             }
                         }
@@ -82,6 +131,9 @@ macro_rules! functions {
                     }
                 }
             }
+            let rest = centre.get(whole..).filter(|_| CENTRED);
+            let (left, right) = (left.map(|row| &row[whole..]), right.map(|row| &row[whole..]));
+            super::super::products(&left, &right, rest, block);
         }
 
         #[inline]
@@ -130,10 +182,10 @@ macro_rules! functions {
 
         with_networks!(kernels, $feature);
 
-        /// [`columns::widen`] with wider instructions.
+        /// [`columns::scaled`] with wider instructions.
         #[target_feature(enable = $feature)]
-        pub(crate) fn widen(values: &[f32], converted: &mut [f64; MIX_WIDTH]) {
-            columns::widen(values, converted);
+        pub(crate) fn scaled(integers: &[u8], scale: f32, out: &mut [f32]) {
+            columns::scaled(integers, scale, out);
         }
 
         /// [`columns::walk`] with wider instructions.
@@ -154,64 +206,106 @@ macro_rules! functions {
             columns::near_median(sorted, keep, out, borders);
         }
 
-        /// [`pack`](super::super::pack) with wider instructions.
-        #[target_feature(enable = $feature)]
-        pub(crate) fn pack(values: &[f32], centre: Option<&[f32]>, panel: &mut PanelRow) {
-            super::super::pack(values, centre, panel);
-        }
-
-        /// [`sum_rows`](super::super::sum_rows): the sums stay in registers over all rows, and what comes next is asked for.
+        /// [`sum_rows`](super::super::sum_rows): a few rows at a time over columns whose sums stay in the first-level cache,
+        /// so that memory is read in long runs; what comes next is asked for.
         #[target_feature(enable = $feature)]
         pub(crate) fn sum_rows(rows: &[&[f32]], factors: &[f64], keep: f64, divisor: f64, out: &mut [f32]) {
-            const SUMS: usize = 8;
-            const WIDTH: usize = SUMS * WIDE;
-            let starts: Vec<(*const f32, f64)> = rows
-                .iter()
-                .zip(factors)
-                .map(|(row, factor)| (row[..out.len()].as_ptr(), *factor))
-                .collect();
-            let whole = out.len() - out.len() % WIDTH;
+            let whole = out.len() - out.len() % LANES;
             let (head, tail) = out.split_at_mut(whole);
-            for (block, out) in head.chunks_exact_mut(WIDTH).enumerate() {
-                let mut sums = [zero_wide(); SUMS];
-                if keep != 0.0 {
-                    for k in 0..SUMS {
-                        // SAFETY: a part of `out`, which has WIDTH values.
-                        let kept = unsafe { load_widened(out.as_ptr().wrapping_add(k * WIDE)) };
-                        sums[k] = multiply_wide(broadcast(keep), kept);
-                    }
+            let mut sums = [[0.0f64; WIDE]; RUN / WIDE];
+            for (run, out) in head.chunks_mut(RUN).enumerate() {
+                let sums = &mut sums[..out.len() / WIDE];
+                for (sum, out) in sums.iter_mut().zip(out.chunks_exact(WIDE)) {
+                    let kept = match keep == 0.0 {
+                        true => zero_wide(),
+                        // SAFETY: a part of `out` of WIDE values.
+                        false => multiply_wide(broadcast(keep), unsafe { load_widened(out.as_ptr()) }),
+                    };
+                    store_wide(sum, kept);
                 }
-                for &(start, factor) in &starts {
-                    let (from, factor) = (start.wrapping_add(block * WIDTH), broadcast(factor));
-                    for line in 0..WIDTH / LINE {
-                        ask(from.wrapping_add(AHEAD + line * LINE));
-                    }
-                    for k in 0..SUMS {
-                        // SAFETY: `block * WIDTH + (k + 1) * WIDE` is at most `whole`, and every row has so many values.
-                        let values = unsafe { load_widened(from.wrapping_add(k * WIDE)) };
-                        sums[k] = add_wide(sums[k], multiply_wide(factor, values));
-                    }
+                let (fours, rest) = rows.as_chunks::<ROWS_SUMMED>();
+                let (four_factors, rest_factors) = factors.as_chunks::<ROWS_SUMMED>();
+                for (rows, factors) in fours.iter().zip(four_factors) {
+                    add_scaled(rows, factors, run * RUN, sums);
+                }
+                for (row, factor) in rest.iter().zip(rest_factors) {
+                    add_scaled(&[*row], &[*factor], run * RUN, sums);
                 }
                 for (out, pair) in out.chunks_exact_mut(LANES).zip(sums.as_chunks::<2>().0) {
-                    store(out, bounded_quotient((pair[0], pair[1]), divisor));
+                    store(
+                        out,
+                        bounded_quotient((load_wide(&pair[0]), load_wide(&pair[1])), divisor),
+                    );
                 }
             }
             let rest: Vec<&[f32]> = rows.iter().map(|row| &row[whole..]).collect();
             super::super::sum_rows(&rest, factors, keep, divisor, tail);
         }
 
-        /// [`mix_row`](super::super::mix_row): the sums stay in registers over all terms.
+        /// Adds the columns from `begin` on of some rows, each times its factor, in their order.
+        #[inline]
         #[target_feature(enable = $feature)]
-        pub(crate) fn mix_row(rows: &[[f64; MIX_WIDTH]], terms: &[(usize, f64)], mixed: &mut [f32; MIX_WIDTH]) {
+        fn add_scaled<const N: usize>(rows: &[&[f32]; N], factors: &[f64; N], begin: usize, sums: &mut [[f64; WIDE]]) {
+            let starts = starts::<N>(rows, begin, sums.len() * WIDE);
+            let mut scales = [zero_wide(); N];
+            for i in 0..N {
+                scales[i] = broadcast(factors[i]);
+            }
+            for (at, sum) in sums.iter_mut().enumerate() {
+                let mut total = load_wide(sum);
+                for i in 0..N {
+                    let from = starts[i].wrapping_add(at * WIDE);
+                    if (at * WIDE).is_multiple_of(LINE) {
+                        ask(from.wrapping_add(FAR));
+                    }
+                    // SAFETY: `(at + 1) * WIDE` is at most the length that `starts` checked.
+                    let values = unsafe { load_widened(from) };
+                    total = add_wide(total, multiply_wide(scales[i], values));
+                }
+                store_wide(sum, total);
+            }
+        }
+
+        /// [`mix_part`](super::super::mix_part): the sums stay in registers over all terms.
+        #[target_feature(enable = $feature)]
+        pub(crate) fn mix_part(
+            rows: &[&[f32]],
+            terms: &[(usize, f64)],
+            begin: usize,
+            length: usize,
+            part: &mut MixedPart,
+        ) {
+            const SUMS: usize = 8;
+            if length < MIX_WIDTH {
+                return super::super::mix_part(rows, terms, begin, length, part);
+            }
+            for (at, part) in part.as_chunks_mut::<WIDE>().0.chunks_exact_mut(SUMS).enumerate() {
+                let mut sums = [zero_wide(); SUMS];
+                for &(row, factor) in terms {
+                    let first = begin + at * SUMS * WIDE;
+                    let (from, factor) = (rows[row][first..first + SUMS * WIDE].as_ptr(), broadcast(factor));
+                    for k in 0..SUMS {
+                        // SAFETY: a part of the slice that was just taken.
+                        let values = unsafe { load_widened(from.wrapping_add(k * WIDE)) };
+                        sums[k] = add_wide(sums[k], multiply_wide(factor, values));
+                    }
+                }
+                for (part, sum) in part.iter_mut().zip(sums) {
+                    store_wide(part, sum);
+                }
+            }
+        }
+
+        /// [`add_parts`](super::super::add_parts): the sums stay in registers over all parts.
+        #[target_feature(enable = $feature)]
+        pub(crate) fn add_parts(parts: &[MixedPart], which: &[usize], mixed: &mut [f32; MIX_WIDTH]) {
             const SUMS: usize = 8;
             for (at, mixed) in mixed.chunks_exact_mut(SUMS * WIDE).enumerate() {
                 let mut sums = [zero_wide(); SUMS];
-                for &(row, factor) in terms {
-                    let (values, _) = rows[row].as_chunks::<WIDE>();
-                    let (values, _) = values.as_chunks::<SUMS>();
-                    let (values, factor) = (&values[at], broadcast(factor));
+                for &part in which {
+                    let values = &parts[part].as_chunks::<WIDE>().0.as_chunks::<SUMS>().0[at];
                     for k in 0..SUMS {
-                        sums[k] = add_wide(sums[k], multiply_wide(factor, load_wide(&values[k])));
+                        sums[k] = add_wide(sums[k], load_wide(&values[k]));
                     }
                 }
                 for (mixed, pair) in mixed.chunks_exact_mut(LANES).zip(sums.as_chunks::<2>().0) {
@@ -381,6 +475,19 @@ pub(crate) mod avx512 {
         _mm512_mul_pd(a, b)
     }
 
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn subtract_wide(a: Wide, b: Wide) -> Wide {
+        _mm512_sub_pd(a, b)
+    }
+
+    /// sum + a · b for converted f32. The product of two converted f32 is exact, so that fusing rounds no less than adding it.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn add_exact_product(sum: Wide, a: Wide, b: Wide) -> Wide {
+        _mm512_fmadd_pd(a, b, sum)
+    }
+
     /// Adds the f32 lanes, converted, to two vectors of sums.
     #[inline]
     #[target_feature(enable = "avx512f")]
@@ -521,6 +628,19 @@ pub(crate) mod avx2 {
     #[target_feature(enable = "avx2")]
     fn multiply_wide(a: Wide, b: Wide) -> Wide {
         _mm256_mul_pd(a, b)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn subtract_wide(a: Wide, b: Wide) -> Wide {
+        _mm256_sub_pd(a, b)
+    }
+
+    /// sum + a · b for converted f32. AVX2 alone has no fused instruction.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn add_exact_product(sum: Wide, a: Wide, b: Wide) -> Wide {
+        _mm256_add_pd(sum, _mm256_mul_pd(a, b))
     }
 
     /// Adds the f32 lanes, converted, to two vectors of sums.
