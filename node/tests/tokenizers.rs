@@ -224,7 +224,11 @@ fn a_session_over_a_trained_tokenizer_runs_where_only_its_creator_had_the_file()
         read(model.join("model.safetensors")),
         "through the file and back"
     );
-    let fields = write(&joiner, "fields.jsonl", "{\"body\": \"sol lucet omnibus, et luna\"}\n".repeat(3));
+    let fields = write(
+        &joiner,
+        "fields.jsonl",
+        "{\"body\": \"sol lucet omnibus, et luna\"}\n".repeat(3),
+    );
     let line = format!("evaluate {} --data {}", file.display(), fields.display());
     joiner.refused(&line, 1, &["fields.jsonl"]);
     joiner.ok(&format!("{line} --text-field body"));

@@ -29,7 +29,16 @@ pub struct Cli {
 
 /// Reads the process's arguments and does what they say.
 pub fn main() -> ExitCode {
-    Cli::parse().run()
+    match Cli::try_parse() {
+        Ok(cli) => cli.run(),
+        Err(error) => {
+            // Help and version are answers; the rest is a mistake of whoever typed it.
+            let code = u8::from(error.use_stderr());
+            // A closed terminal needs no help.
+            let _ = error.print();
+            ExitCode::from(code)
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -103,15 +103,16 @@ pub fn schedule(args: &ScheduleArgs, terminal: Terminal) -> Outcome {
         .rounds
         .saturating_mul(u64::from(file.training.local_steps));
     let rows = schedules::table(&file.training, steps, schedules::MOST_ROWS);
+    if let Some(path) = &args.svg {
+        std::fs::File::create_new(path)
+            .and_then(|mut svg| svg.write_all(schedules::svg(&rows).as_bytes()))
+            .map_err(|error| Failure::user(format!("--svg {}: {error}", path.display())))?;
+    }
     match args.json {
         true => terminal.print_json(&rows),
         false => terminal.print(schedules::chart(&rows).trim_end()),
     }
-    let Some(path) = &args.svg else { return Ok(()) };
-    let opened = std::fs::OpenOptions::new().write(true).create_new(true).open(path);
-    opened
-        .and_then(|mut svg| svg.write_all(schedules::svg(&rows).as_bytes()))
-        .map_err(|error| Failure::user(format!("--svg {}: {error}", path.display())))
+    Ok(())
 }
 
 /// `node session list`
