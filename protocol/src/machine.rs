@@ -306,7 +306,7 @@ impl Machine {
     }
 
     pub(crate) fn is_finished(&self) -> bool {
-        self.round() > self.info.terms.rounds
+        self.round() > self.info.terms.rounds && !self.is_following()
     }
 
     fn watch_lifecycle(&mut self) {
@@ -772,7 +772,8 @@ impl Machine {
     }
 
     pub(crate) fn retire_before(&mut self, keep_from: Round) {
-        let keep = self.base.iter().map(|base| base.state).collect();
+        let base = self.base.iter().map(|base| base.state);
+        let keep = base.chain(self.gossip.held_payloads()).collect();
         self.out.push(Output::Retire { keep_from, keep });
     }
 

@@ -102,6 +102,13 @@ impl Gossip {
         self.goodbyes >= GOODBYES
     }
 
+    /// Neighbours' models that are here and may be mixed yet, whatever round they came in.
+    pub(crate) fn held_payloads(&self) -> impl Iterator<Item = BlobId> + '_ {
+        let held = self.claims.values().flat_map(BTreeMap::values);
+        let here = held.filter(|held| matches!(held.payload, Payload::Here { .. }));
+        here.map(|held| held.claim().payload)
+    }
+
     /// A round's first moment: what belonged to the one before is forgotten, claims apart.
     fn open(&mut self, now: Time) {
         self.opened = now;
@@ -452,7 +459,9 @@ impl Machine {
         let settled = |held: &Held| matches!(held.payload, Payload::Here { .. }) || held.is_given_up();
         // Whoever has gone on says its older claim once more only by chance: its newer one will do.
         let gone_on = beat.is_some_and(|beat| beat.round > round) && self.usable(peer).is_some();
-        near && !idle && !gone_on && !exact.is_some_and(settled)
+        // Two that both follow would wait for each other's models until the longest deadline.
+        let follows_too = self.gossip.following && beat.is_some_and(|beat| beat.phase == Phase::CatchingUp);
+        near && !idle && !gone_on && !follows_too && !exact.is_some_and(settled)
     }
 
     fn usable(&self, peer: &PeerId) -> Option<&Held> {
@@ -489,9 +498,14 @@ impl Machine {
         let mut offsets: Vec<u64> = neighbours.iter().filter_map(offset).collect();
         offsets.extend(self.gossip.own_after_ms);
         let alive = neighbours.iter().filter(|peer| self.is_alive(peer)).count();
-        let needed = ((alive + 1) * usize::from(terms.quorum_percent)).div_ceil(100);
+        let own = usize::from(!self.gossip.following);
+        let needed = ((alive + own) * usize::from(terms.quorum_percent)).div_ceil(100);
         let wait_ms = match deadline::close_after_ms(&offsets, &terms.deadline) {
-            Some(wait_ms) if offsets.len() >= needed && !self.gossip.following => wait_ms,
+            // Who follows takes what is there: it gives late neighbours a while more, and not the longest deadline.
+            Some(wait_ms) if offsets.len() >= needed && self.gossip.following => {
+                wait_ms.max(2 * terms.lost_after_ms).min(terms.deadline.cap_ms)
+            }
+            Some(wait_ms) if offsets.len() >= needed => wait_ms,
             _ => terms.deadline.cap_ms,
         };
         Some(self.gossip.opened.after_ms(wait_ms))
