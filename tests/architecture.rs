@@ -27,6 +27,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("axum::", &["node/src/api/"]),
     ("clap::", &["node/src/cli.rs", "testnet/src/cli.rs"]),
     ("Device::cuda", &["training/src/device.rs"]),
+    ("arc_malachitebft", &["protocol/src/topology/tendermint.rs"]),
 ];
 
 /// What the pure crates must not know.

@@ -258,13 +258,17 @@ impl SessionConfig {
             privacy,
             ..
         } = &self.aggregation;
-        let Topology::Decentralized(terms) = &self.protocol.topology else {
+        let terms = match &self.protocol.topology {
+            Topology::Decentralized(terms) if self.protocol.is_mixing() => Some(terms),
+            _ => None,
+        };
+        let Some(terms) = terms else {
             return match mixing {
                 MixingConfig::Gossip => Ok(()),
                 _ => Err(refuse(
                     "aggregation.mixing",
                     mixing.name(),
-                    "a federated session does not mix: set protocol.topology = { decentralized = { … } }, or leave it out",
+                    "members that hold one model do not mix: set protocol.topology = { decentralized = { … } } without agreement, or leave it out",
                 )),
             };
         };
@@ -335,6 +339,9 @@ impl SessionConfig {
             PrivacyConfig::CentralDp(_) => Err(refuse_privacy(
                 "every voter would have to trust a coordinator's noise: use secure_sum with `noise`, in which the members add the same noise to the sum together"
                     .to_owned(),
+            )),
+            PrivacyConfig::SecureSum(_) if self.protocol.is_by_quorum() => Err(refuse_privacy(
+                "the steps of a secure sum need a coordinator: take a federated topology, or local_dp".to_owned(),
             )),
             PrivacyConfig::SecureSum(sums) => self.check_sums(sums),
         }
@@ -707,9 +714,12 @@ mod tests {
             format!("name = 'a'\n[protocol]\nbegin_members = 6\nmax_members = 6\n{rest}\n[aggregation]\n{aggregation}")
         };
         let ring = "topology = { decentralized = { graph = 'ring' } }";
-        let good = base(ring, "encoding = 'f32'\nmixing = { nearest_neighbours = { b = 1 } }");
-        let config = found(&good).unwrap();
-        assert_eq!(SessionConfig::from_bytes(&config.to_bytes()), Ok(config));
+        const QUORUM: &str = "min_members = 4\ntopology = { decentralized = { agreement = 'quorum' } }";
+        let mixes = base(ring, "encoding = 'f32'\nmixing = { nearest_neighbours = { b = 1 } }");
+        for good in [mixes, base(QUORUM, "")] {
+            let config = found(&good).unwrap();
+            assert_eq!(SessionConfig::from_bytes(&config.to_bytes()), Ok(config));
+        }
         for (text, parts) in [
             (
                 base(ring, "mixing = 'gossip'"),
@@ -733,7 +743,22 @@ mod tests {
             ),
             (
                 base("", "mixing = 'epidemic'"),
-                ["aggregation.mixing = epidemic", "federated session"],
+                ["aggregation.mixing = epidemic", "hold one model do not mix"],
+            ),
+            (
+                base(QUORUM, "mixing = 'epidemic'"),
+                ["aggregation.mixing = epidemic", "hold one model do not mix"],
+            ),
+            (
+                base(QUORUM, "rule = 'mean'\nprivacy = { secure_sum = { range = 1.0 } }"),
+                ["aggregation.privacy = secure_sum", "need a coordinator"],
+            ),
+            (
+                base(
+                    "topology = { decentralized = { graph = 'ring', agreement = 'quorum' } }",
+                    "",
+                ),
+                ["protocol.topology", "all members exchange with all"],
             ),
             (
                 base(

@@ -22,7 +22,7 @@ use synod_aggregation::privacy::accountant::Accountant;
 use synod_aggregation::privacy::ledger::Sampling;
 use synod_aggregation::privacy::{CentralDp, LocalDp, PrivacyConfig, SecureSumConfig, Unit};
 use synod_aggregation::{Composition, EncodingConfig, MixingConfig, OuterConfig};
-use synod_protocol::session::{Topology, Verification};
+use synod_protocol::session::Verification;
 use synod_training::MemberStateConfig;
 
 use crate::session_config::{AggregationConfig, SessionFile};
@@ -143,11 +143,13 @@ impl Trust {
     /// Fills what follows from this trust into a session file, and says in one line a key what and why.
     pub fn apply(self, file: &mut SessionFile) -> Result<Vec<String>, AdviceError> {
         let mut reasons = Vec::new();
-        file.protocol.verification = match self.server {
+        let by_quorum = file.protocol.is_by_quorum();
+        let trusted = self.server && !by_quorum;
+        file.protocol.verification = match trusted {
             true => Verification::Digest,
             false => Verification::Recompute,
         };
-        reasons.push(match self.server {
+        reasons.push(match trusted {
             true => "protocol.verification = digest: the coordinator's arithmetic is trusted, so nobody repeats it"
                 .to_owned(),
             false => {
@@ -160,7 +162,7 @@ impl Trust {
     }
 
     fn apply_rule(self, file: &mut SessionFile, reasons: &mut Vec<String>) -> Result<(), AdviceError> {
-        if matches!(file.protocol.topology, Topology::Decentralized(_)) {
+        if file.protocol.is_mixing() {
             let (default, mixing) = (AggregationConfig::default(), MixingConfig::Gossip);
             (file.aggregation.pre, file.aggregation.rule) = (default.pre, default.rule);
             (file.aggregation.worker, file.aggregation.mixing) = (default.worker, mixing);
@@ -218,12 +220,13 @@ impl Trust {
             file.aggregation.privacy = PrivacyConfig::None;
             return Ok(());
         }
-        if matches!(file.protocol.topology, Topology::Decentralized(_)) {
+        if file.protocol.is_mixing() {
             return Err(AdviceError::PrivacyWithoutCoordinator);
         }
         let accountant = Accountant::default();
         let rounds = u32::try_from(file.protocol.rounds).unwrap_or(u32::MAX);
         let summed = self.members
+            && !file.protocol.is_by_quorum()
             && SUM_MEMBERS.contains(&file.protocol.min_members)
             && file.protocol.max_members <= *SUM_MEMBERS.end();
         // A sum whose coordinator is lost is begun anew with other noise: a tenth more releases than rounds.
@@ -268,7 +271,7 @@ impl Trust {
         reasons.push(format!(
             "aggregation.privacy = local_dp: each update is clipped to norm {CLIP_NORM} and gets noise of {noise_multiplier:.2} times that, ({EPSILON}, {DELTA}) over {rounds} rounds, and trusts nobody; set clip_norm to the median norm of your updates"
         ));
-        if self.members {
+        if self.members && !file.protocol.is_by_quorum() {
             reasons.push(
                 "note: with 4 to 64 members (protocol.min_members, protocol.max_members), secure sums with noise would cost less"
                     .to_owned(),
@@ -299,7 +302,7 @@ pub(crate) struct Said {
 /// the mean stays, too, or the rule is one across their groups.
 pub(crate) fn fill_rule(file: &mut SessionFile, said: Said) {
     let members = file.protocol.min_members;
-    if matches!(file.protocol.topology, Topology::Decentralized(_)) {
+    if file.protocol.is_mixing() {
         if !said.encoding {
             file.aggregation.encoding = EncodingConfig::F32;
         }

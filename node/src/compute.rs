@@ -10,7 +10,6 @@ use std::thread::JoinHandle;
 
 use synod_config::SessionConfig;
 use synod_protocol::identity::{BlobId, PeerId, SessionId};
-use synod_protocol::session::Topology;
 use synod_protocol::task::{JobId, Round, Task, TaskFailure, TaskResult};
 use synod_storage::blobs::BlobStore;
 use synod_training::data::{DataOptions, DataSummary};
@@ -78,9 +77,9 @@ impl WorkerPlan {
         let aggregation = &self.config.aggregation;
         let combiner = aggregation.combiner(trainer.layout());
         let worker = Worker::new(trainer, combiner).carrying(aggregation.worker, &aggregation.privacy);
-        let worker = match self.config.protocol.topology {
-            Topology::Federated => worker,
-            Topology::Decentralized(_) => worker.mixing(aggregation.mixing.clone()),
+        let worker = match self.config.protocol.is_mixing() {
+            true => worker.mixing(aggregation.mixing.clone()),
+            false => worker,
         };
         Ok((worker.of_member(self.member, &aggregation.privacy), data))
     }

@@ -484,7 +484,7 @@ impl Driver {
         let last = rows
             .last()
             .and_then(|(_, bytes)| serde_json::from_slice::<RoundRow>(bytes).ok());
-        let (info, now) = (session_info(&record, &config), self.parts.clock.now());
+        let (info, now) = (session_info(&config), self.parts.clock.now());
         let recorder = (self.parts.record_max_bytes > 0).then(|| {
             let head = recording::head(self.parts.identity.peer_id(), &info, &journal, now);
             Recorder::begin(self.parts.data_dir.recording(&id), self.parts.record_max_bytes, &head)

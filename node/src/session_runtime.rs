@@ -72,13 +72,13 @@ impl SessionRuntime {
 }
 
 /// What a machine has to know of a session.
-pub fn session_info(record: &SessionRecord, config: &SessionConfig) -> SessionInfo {
+pub fn session_info(config: &SessionConfig) -> SessionInfo {
     SessionInfo {
-        session: record.id,
-        name: record.name.clone(),
+        session: config.id(),
+        name: config.name.clone(),
         creator: config.creator,
         terms: config.protocol.clone(),
         sums: sum_terms(&config.aggregation.privacy, &config.aggregation.composition()),
-        config: record.config.clone().into(),
+        config: config.to_bytes().into(),
     }
 }

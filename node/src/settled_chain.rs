@@ -13,6 +13,7 @@ use synod_protocol::message::Settlement;
 use synod_storage::blobs::BlobStore;
 
 use crate::failure::{Failure, Outcome};
+use crate::session_runtime::session_info;
 
 /// The first bytes of a file: name and version.
 const MAGIC: [u8; 5] = *b"SYNC\x02";
@@ -86,9 +87,9 @@ impl SettledChain {
 
     /// Checks every settlement, and every state whose updates are in `blobs`.
     pub fn verify(&self, blobs: Option<&BlobStore>) -> Outcome<Verified> {
-        let session = self.config.id();
+        let info = session_info(&self.config);
         let mut verified = Verified {
-            session: session.to_string(),
+            session: info.session.to_string(),
             rounds: 0,
             state: String::new(),
             recomputed: Vec::new(),
@@ -98,7 +99,7 @@ impl SettledChain {
         let mut before: Option<&Settlement> = None;
         for settlement in &self.settlements {
             let body = &settlement.body;
-            if let Some(what) = settlement.objection(&session, &self.config.creator, before) {
+            if let Some(what) = settlement.objection(&info, before) {
                 let round = before.map_or(0, |before| before.body.round + 1);
                 verified.fault = Some(Fault {
                     round,

@@ -330,7 +330,7 @@ impl Machine {
 
     /// Why this node may not leave now, if so.
     pub fn objection_to_leaving(&self) -> Option<&'static str> {
-        if self.is_mixing() {
+        if self.is_mixing() || self.is_by_quorum() {
             return None;
         }
         let needed = self.roster().succession() == [self.me] && self.roster().len() > 1 && !self.is_finished();

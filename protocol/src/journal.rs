@@ -83,6 +83,46 @@ pub enum JournalEntry {
         /// The term.
         term: Term,
     },
+    /// By quorum: what this member took in before it spoke, in order. Taken in again, it makes the same member, which says the
+    /// same.
+    Ballots {
+        /// The round.
+        round: Round,
+        /// What it took in since the last such entry.
+        inputs: Vec<BallotInput>,
+    },
+}
+
+/// What an agreement by quorum takes in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum BallotInput {
+    /// A term began.
+    Began(Term),
+    /// A proposal came, and was examined.
+    Proposed {
+        /// As its proposer signed it.
+        proposal: Signed<Message>,
+        /// Whether it holds.
+        valid: bool,
+    },
+    /// A vote of either stage.
+    Voted(Signed<Message>),
+    /// Votes of the first stage of one term for one body, of more than two thirds: they came with a proposal that rests on
+    /// them, and count also where one of them contradicts what its signer said here.
+    Proved(Vec<Signed<Message>>),
+    /// A wait was over.
+    TimedOut(Term, BallotWait),
+}
+
+/// What is waited for in a term, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum BallotWait {
+    /// The proposal.
+    Proposal,
+    /// More votes of the first stage.
+    Prevotes,
+    /// More votes of the second stage.
+    Votes,
 }
 
 impl JournalEntry {
@@ -93,7 +133,8 @@ impl JournalEntry {
             | JournalEntry::Promised { round, .. }
             | JournalEntry::Voted { round, .. }
             | JournalEntry::Proposed { round, .. }
-            | JournalEntry::Unmasked { round, .. } => Some(*round),
+            | JournalEntry::Unmasked { round, .. }
+            | JournalEntry::Ballots { round, .. } => Some(*round),
             _ => None,
         }
     }

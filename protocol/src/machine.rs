@@ -213,10 +213,13 @@ impl Machine {
             return None;
         }
         let mut next = self.next_beat;
-        for other in [self.suspect_at(), self.collecting_deadline(), self.mixing_deadline()]
-            .into_iter()
-            .flatten()
-        {
+        let others = [
+            self.suspect_at(),
+            self.collecting_deadline(),
+            self.mixing_deadline(),
+            self.ballot_deadline(),
+        ];
+        for other in others.into_iter().flatten() {
             next = next.min(other);
         }
         Some(next)
@@ -292,6 +295,7 @@ impl Machine {
             self.beat();
         }
         self.watch_coordinator();
+        self.watch_ballots();
         self.try_to_found();
         self.try_to_close();
         self.watch_lag();
@@ -338,20 +342,20 @@ impl Machine {
             return (Lifecycle::Gathering, text);
         }
         let roster = self.roster();
-        if self.is_coordinator() {
+        if self.is_coordinator() || self.is_by_quorum() {
             let voters = roster.voters().filter(|peer| self.is_alive(peer)).count();
             let trainers = roster.with(Role::Trainer).filter(|peer| self.is_alive(peer)).count();
             let needed = self.info.terms.updates_needed(roster.with(Role::Trainer).count());
-            if voters < roster.majority() || trainers < needed {
+            let votes = self.info.terms.votes_needed(roster);
+            if voters < votes || trainers < needed {
                 let cut_off = roster.peers().filter(|peer| self.reputation.is_banned(peer)).count();
                 let hope = match cut_off {
                     0 => "it goes on when they are back, or others join".to_owned(),
                     _ => format!("this node has cut off {cut_off} of them for good, see the evidence in its status"),
                 };
                 let text = format!(
-                    "{voters} of {} members are heard; a round needs {} votes and {needed} updates; {hope}",
-                    roster.len(),
-                    roster.majority()
+                    "{voters} of {} members are heard; a round needs {votes} votes and {needed} updates; {hope}",
+                    roster.len()
                 );
                 return (Lifecycle::Paused, text);
             }
@@ -456,7 +460,13 @@ impl Machine {
         if !message.value().within_limits() {
             return self.charge(Evidence::plain(from, Reject::Malformed, self.round(), kind));
         }
-        if self.reputation.is_banned(&from) && !matches!(message.value(), Message::Join(_) | Message::Ask(_)) {
+        // Votes by quorum count whoever passes them on: a term that one member was led on from, others must be able to leave.
+        let counts = match message.value() {
+            Message::Join(_) | Message::Ask(_) => true,
+            Message::Vote(_) | Message::Ballot(_) => self.is_by_quorum(),
+            _ => false,
+        };
+        if self.reputation.is_banned(&from) && !counts {
             return;
         }
         // What is of the current round was said lately; heartbeats prove their own freshness.
@@ -472,9 +482,15 @@ impl Machine {
             Message::Present(admission) => self.on_present(from, admission),
             Message::Heartbeat(beat) => self.on_heartbeat(from, beat),
             Message::Update(claim) => self.on_update(&message, claim),
+            Message::Proposal(proposal) if self.is_by_quorum() => self.on_proposal_by_quorum(&message, proposal),
             Message::Proposal(proposal) => self.on_proposal(&message, proposal),
+            Message::Vote(vote) if self.is_by_quorum() => self.on_ballot(&message, vote.round),
             Message::Vote(vote) => self.on_vote(&message, vote),
+            Message::Ballot(ballot) if self.is_by_quorum() => self.on_ballot(&message, ballot.round),
             Message::Settled(settlement) => self.on_settlements(from, std::slice::from_ref(settlement)),
+            // Of an agreement that this session does not have, or that has not begun here.
+            Message::TermChange(_) if self.is_by_quorum() => {}
+            Message::Ballot(_) => {}
             Message::TermChange(change) => self.on_term_change(&message, change),
             Message::CatchUp { from: first } => self.on_catch_up(from, *first),
             Message::Settlements(list) => self.on_settlements(from, list),
@@ -783,6 +799,10 @@ impl Machine {
             return self.begin_mixing_round();
         }
         let Some(base) = self.base else { return };
+        if self.is_by_quorum() {
+            // Also without the base: who cannot judge a proposal still has a vote to pass.
+            self.open_ballots();
+        }
         if !base.held {
             return self.fetch_state();
         }

@@ -40,6 +40,7 @@ impl Machine {
                 JournalEntry::Mixed { .. } | JournalEntry::Entered(_) | JournalEntry::Departed(_) => {
                     self.restore_gossip(entry);
                 }
+                JournalEntry::Ballots { inputs, .. } => self.work.ballots.extend(inputs),
                 JournalEntry::Unmasked { term, .. } => self.work.summing.answered = Some(term),
             }
         }
@@ -69,7 +70,7 @@ impl Machine {
                 .cloned()
                 .map(|claim| JournalEntry::Claimed { round, claim }),
         );
-        if self.succession.term > 0 {
+        if self.succession.term > 0 && !self.is_by_quorum() {
             entries.push(JournalEntry::Promised {
                 round,
                 term: self.succession.term,

@@ -56,7 +56,7 @@ impl Machine {
                 .filter(|_| self.is_mixing())
                 .map(|base| base.state)
                 .or(last.map(|last| last.body.state)),
-            majority: self.roster().majority(),
+            majority: self.info.terms.votes_needed(self.roster()),
             distance: self.gossip.distance,
             members: self.roster().iter().map(member).collect(),
             evidence: self.reputation.evidence().cloned().collect(),

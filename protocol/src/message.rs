@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::identity::{BlobId, BodyId, PeerId, SessionId, SignatureBytes};
 use crate::invite::{Admission, InviteProof};
 use crate::limits;
+use crate::machine::SessionInfo;
 use crate::session::{Lifecycle, Roster};
 use crate::signed::{Content, Signed, signature_holds};
 use crate::sum::{SumOpening, SumStatement, SumWord};
@@ -58,6 +59,8 @@ pub enum Message {
     Offer(Box<Offer>),
     /// A step of a secure sum.
     Sum(Box<SumStatement>),
+    /// Without a coordinator: a vote of the first stage, or for nothing. The second stage's votes for a body are `Vote`s.
+    Ballot(Ballot),
 }
 
 impl Content for Message {
@@ -275,6 +278,7 @@ pub struct Proposal {
     /// Pairs of claims that prove equivocation; their signer leaves the roster.
     pub faults: Vec<(Signed<Message>, Signed<Message>)>,
     /// For a term above 0: a majority of term changes. The body must be the one locked in the highest term, if any is.
+    /// By quorum: the prevotes of an earlier term by which this body may have settled; none for a body that is new.
     pub justification: Vec<Signed<Message>>,
     /// In a session of secure sums: what lifts the masks of the updates in `body.used`.
     pub opening: Option<SumOpening>,
@@ -289,6 +293,26 @@ pub struct Vote {
     pub term: Term,
     /// The proposed body.
     pub body: BodyId,
+}
+
+/// What a member says in a term of an agreement by quorum, its votes for a settlement apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ballot {
+    /// The round.
+    pub round: Round,
+    /// The term.
+    pub term: Term,
+    /// What it says.
+    pub word: BallotWord,
+}
+
+/// The votes that settle nothing by themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BallotWord {
+    /// First stage: I found this body right; None: I found none, or hold to another.
+    Prevote(Option<BodyId>),
+    /// Second stage: I saw no body that more than two thirds found right.
+    Nothing,
 }
 
 /// A member's promise to vote in no earlier term of the round, and what it has voted for already.
@@ -340,9 +364,10 @@ impl Settlement {
         *self.id.get_or_init(|| self.body.id(session))
     }
 
-    /// Whether this settlement follows `before` (None: founds the session) and a majority voted for it.
+    /// Whether this settlement follows `before` (None: founds the session) and enough voters of the session voted for it.
     /// The founding one also needs the creator's own vote.
-    pub fn follows(&self, session: &SessionId, creator: &PeerId, before: Option<&Settlement>) -> bool {
+    pub fn follows(&self, info: &SessionInfo, before: Option<&Settlement>) -> bool {
+        let session = &info.session;
         let id = self.id(session);
         let previous = before.map_or(BodyId([0; 32]), |settlement| settlement.id(session));
         if let Some((checked_id, checked_previous, good)) = self.checked.get()
@@ -350,7 +375,7 @@ impl Settlement {
         {
             return *good;
         }
-        let good = self.objection(session, creator, before).is_none();
+        let good = self.objection(info, before).is_none();
         // A second writer would write the same; the first one stays.
         let _ = self.checked.set((id, previous, good));
         good
@@ -358,12 +383,8 @@ impl Settlement {
 
     /// Why this settlement does not follow `before`, in words for a person; None where it does. [`follows`](Self::follows)
     /// asks this once.
-    pub fn objection(
-        &self,
-        session: &SessionId,
-        creator: &PeerId,
-        before: Option<&Settlement>,
-    ) -> Option<&'static str> {
+    pub fn objection(&self, info: &SessionInfo, before: Option<&Settlement>) -> Option<&'static str> {
+        let session = &info.session;
         let previous = before.map_or(BodyId([0; 32]), |settlement| settlement.id(session));
         let body = &self.body;
         let (round, base, roster) = match before {
@@ -389,10 +410,10 @@ impl Settlement {
         if !self.votes.is_sorted_by(|a, b| a.0 < b.0) {
             return Some("its votes are not in order, or one is there twice");
         }
-        if self.votes.len() < roster.majority() {
-            return Some("its votes are no majority of the roster before it");
+        if self.votes.len() < info.terms.votes_needed(roster) {
+            return Some("its votes are too few of the roster before it");
         }
-        if before.is_none() && !self.votes.iter().any(|(voter, _)| voter == creator) {
+        if before.is_none() && !self.votes.iter().any(|(voter, _)| *voter == info.creator) {
             return Some("the session's creator has not voted for its founding");
         }
         let vote = Message::Vote(Vote {
@@ -430,6 +451,7 @@ impl Message {
             Message::Ask(_) => "ask",
             Message::Offer(_) => "offer",
             Message::Sum(statement) => statement.kind(),
+            Message::Ballot(_) => "ballot",
         }
     }
 
@@ -453,6 +475,7 @@ impl Message {
             Message::Vote(vote) => Some(vote.round),
             Message::TermChange(change) => Some(change.round),
             Message::Sum(statement) => Some(statement.round),
+            Message::Ballot(ballot) => Some(ballot.round),
             _ => None,
         }
     }

@@ -12,9 +12,10 @@ pub(crate) mod training;
 use std::collections::BTreeMap;
 
 use crate::identity::{BodyId, SessionId};
-use crate::journal::JournalEntry;
+use crate::journal::{BallotInput, JournalEntry};
 use crate::message::{Message, Phase, Term};
 use crate::signed::Signed;
+use crate::topology::quorum::Quorum;
 
 /// Everything that one round holds.
 #[derive(Debug, Default)]
@@ -33,11 +34,15 @@ pub(crate) struct Round {
     pub own_proposals: BTreeMap<Term, Signed<Message>>,
     /// The first proposal seen of each term.
     pub seen: BTreeMap<Term, (BodyId, Signed<Message>)>,
+    /// By quorum: what this voter knows of the agreement.
+    pub quorum: Option<Box<Quorum>>,
+    /// By quorum: what the journal holds of the round, until it is taken in again.
+    pub ballots: Vec<BallotInput>,
 }
 
 impl Round {
     pub(crate) fn phase(&self, founding: bool) -> Phase {
-        if self.vote.is_some() {
+        if self.vote.is_some() || self.quorum.as_ref().is_some_and(|quorum| quorum.is_voting()) {
             Phase::Settling
         } else if self.lead.as_ref().is_some_and(exchanging::Lead::is_aggregating) || self.check.is_some() {
             Phase::Aggregating
@@ -47,6 +52,15 @@ impl Round {
             Phase::Idle
         } else {
             Phase::Training
+        }
+    }
+
+    /// Takes note of a proposal that the journal holds.
+    pub(crate) fn restore_seen(&mut self, proposal: &Signed<Message>) {
+        let verified = proposal.verify().expect("the journal holds what was verified");
+        if let Message::Proposal(inner) = verified.value() {
+            let body = inner.body.id(&proposal.session());
+            self.seen.insert(inner.term, (body, proposal.clone()));
         }
     }
 
@@ -71,6 +85,11 @@ impl Round {
             })
             .collect();
         entries.extend(self.summing.snapshot(round));
+        entries.extend(self.quorum.as_ref().and_then(|quorum| quorum.snapshot()));
+        if !self.ballots.is_empty() {
+            let inputs = self.ballots.clone();
+            entries.push(JournalEntry::Ballots { round, inputs });
+        }
         if let Some(vote) = &self.vote {
             entries.push(JournalEntry::Voted {
                 round,

@@ -150,7 +150,7 @@ pub enum Topology {
     /// Members send updates to a coordinator and settle one model by votes. The default: all members have the same model.
     #[default]
     Federated,
-    /// No coordinator: each member keeps its own model and mixes it with its neighbours'.
+    /// No coordinator: each member keeps its own model and mixes it with its neighbours', or all agree on one by quorum.
     Decentralized(Decentralized),
 }
 
@@ -193,13 +193,16 @@ impl Decentralized {
     }
 }
 
-/// Whether members that mix hold one model.
+/// Whether members without a coordinator hold one model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Agreement {
-    /// Each keeps its own.
+    /// Each keeps its own, and mixes it with its neighbours'.
     #[default]
     None,
+    /// All hold the same, settled by more than two thirds of the voters, each in turn proposing: fewer than a third of
+    /// them may lie (Tendermint: Buchman, Kwon, Milosevic 2018).
+    Quorum,
 }
 
 /// What the members of a session agree on about the protocol. Part of the session's configuration, hence of its id.
@@ -356,6 +359,7 @@ impl Terms {
         )?;
         match &self.topology {
             Topology::Federated => Ok(()),
+            Topology::Decentralized(terms) if terms.agreement == Agreement::Quorum => self.check_quorum(terms),
             Topology::Decentralized(mixing) => self.check_mixing(mixing),
         }
     }
@@ -383,6 +387,54 @@ impl Terms {
                 "{error}; the session may have {least} to {most} members: choose a graph for all these numbers, or set begin_members = max_members"
             ))
         })
+    }
+
+    fn check_quorum(&self, terms: &Decentralized) -> Result<(), TermsError> {
+        let refuse = |reason: String| Err(TermsError::Topology { reason });
+        let members = self.members_to_begin();
+        let (liars, needed) = (members.saturating_sub(1) / 3, self.updates_needed(members));
+        if terms.graph != GraphConfig::Complete {
+            return refuse(
+                "agreement = quorum has all members exchange with all: set graph = \"complete\", or leave it out"
+                    .into(),
+            );
+        }
+        if self.verification != Verification::Recompute {
+            return refuse(
+                "agreement = quorum needs verification = \"recompute\": no member may be trusted with a state".into(),
+            );
+        }
+        if liars == 0 {
+            return refuse(
+                "agreement = quorum bears one liar among four, two among seven: set begin_members to 4 or more".into(),
+            );
+        }
+        if needed > members - liars {
+            return refuse(format!(
+                "agreement = quorum bears that {liars} of {members} members say nothing, and a round would need {needed} updates: set min_members and quorum_percent so that {} are enough",
+                members - liars
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether members keep models of their own and mix them.
+    pub fn is_mixing(&self) -> bool {
+        matches!(&self.topology, Topology::Decentralized(terms) if terms.agreement == Agreement::None)
+    }
+
+    /// Whether rounds are settled by more than two thirds of the voters, and nobody coordinates.
+    pub fn is_by_quorum(&self) -> bool {
+        matches!(&self.topology, Topology::Decentralized(terms) if terms.agreement == Agreement::Quorum)
+    }
+
+    /// Votes that settle a round among the voters of `roster`: a majority where a coordinator leads, so that two
+    /// settlements share a voter; by quorum more than two thirds, so that they share an honest one.
+    pub fn votes_needed(&self, roster: &Roster) -> usize {
+        match self.is_by_quorum() {
+            true => 2 * roster.voters().count() / 3 + 1,
+            false => roster.majority(),
+        }
     }
 
     /// Updates that a round needs when the roster has `trainers`.
@@ -471,7 +523,7 @@ impl Roster {
         self.members.is_empty()
     }
 
-    /// Votes that settle a round: more than half of the voters, so that two settlements of a round share a voter.
+    /// More than half of the voters, so that two settlements of a round share a voter.
     pub fn majority(&self) -> usize {
         self.voters().count() / 2 + 1
     }

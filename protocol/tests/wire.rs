@@ -165,6 +165,16 @@ fn messages() -> Vec<Message> {
         })),
     ];
     messages.extend(sum_messages(&messages[5]));
+    let ballot = |word| {
+        Message::Ballot(Ballot {
+            round: 5,
+            term: 1,
+            word,
+        })
+    };
+    messages.push(ballot(BallotWord::Prevote(Some(BodyId([13; 32])))));
+    messages.push(ballot(BallotWord::Prevote(None)));
+    messages.push(ballot(BallotWord::Nothing));
     messages
 }
 
@@ -259,6 +269,9 @@ const GOLDEN: &[(&str, usize, &str)] = &[
     ("sum_request", 199, "d51880e2db9a0e7d"),
     ("sum_reply", 199, "b4900a628141c827"),
     ("proposal", 971, "e5429f583440445e"),
+    ("ballot", 166, "ccb0908c3628a1e9"),
+    ("ballot", 134, "c2fe00d0f6e595ef"),
+    ("ballot", 133, "8193d37e14fb7629"),
 ];
 
 #[test]

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use synod_aggregation::OuterState;
 use synod_config::SessionConfig;
 use synod_protocol::journal::JournalEntry;
-use synod_protocol::session::Topology;
 use synod_storage::blobs::BlobStore;
 use synod_storage::rocks_store::RocksStore;
 use synod_storage::store::{SessionRecord, Store};
@@ -118,7 +117,7 @@ pub fn chain_of(dir: &DataDir, name: &str) -> Outcome<SettledChain> {
         }
     };
     let config = SessionConfig::from_bytes(&config).map_err(Failure::environment)?;
-    if !matches!(config.protocol.topology, Topology::Federated) {
+    if config.protocol.is_mixing() {
         return Err(Failure::user(format!(
             "session `{}` settles nothing: its members mix, and hold no common model",
             config.name

@@ -155,6 +155,9 @@ fn graph_of(view: &SessionView, config: &ConfigView) -> Option<String> {
     let Topology::Decentralized(terms) = &config.protocol.topology else {
         return None;
     };
+    if !config.protocol.is_mixing() {
+        return None;
+    }
     let trainers = view
         .members
         .iter()

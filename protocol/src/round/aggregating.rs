@@ -206,10 +206,17 @@ impl Machine {
             self.succession.computed = Some(state);
             return self.vote(&check.message, check.term, check.id);
         }
-        let proposer = check.message.signer();
-        let statements = vec![hex::encode(check.message.signed().to_bytes())];
-        let plain = Evidence::plain(proposer, Reject::WrongState, self.round(), "proposal");
-        self.charge(Evidence { statements, ..plain });
+        let (proposer, id) = (check.message.signer(), check.id);
+        let repeated = !check.proposal().justification.is_empty();
+        // By quorum, a body that more than two thirds found right is said again by whoever's turn it is.
+        if !(self.is_by_quorum() && repeated) {
+            let statements = vec![hex::encode(check.message.signed().to_bytes())];
+            let plain = Evidence::plain(proposer, Reject::WrongState, self.round(), "proposal");
+            self.charge(Evidence { statements, ..plain });
+        }
+        if self.is_by_quorum() {
+            self.judge(id, false);
+        }
     }
 
     pub(crate) fn on_check_failed(&mut self) {

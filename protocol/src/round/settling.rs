@@ -73,7 +73,12 @@ impl Machine {
         };
         let roster = next_roster(self.roster(), self.round(), &change);
         let stays = roster.has(&self.me, Role::Coordinator);
-        let heir = roster.succession().first().copied().filter(|_| !stays);
+        // By quorum nobody leads, and the field says who proposed.
+        let heir = roster
+            .succession()
+            .first()
+            .copied()
+            .filter(|_| !stays && !self.is_by_quorum());
         let body = Body {
             round: self.round(),
             previous: last.id(&self.info.session),
@@ -139,6 +144,9 @@ impl Machine {
     /// Signs a proposal, makes it durable, sends it, and votes for it.
     pub(crate) fn issue(&mut self, proposal: Proposal) {
         let (round, term) = (proposal.body.round, proposal.term);
+        if self.is_by_quorum() {
+            return self.propose_by_quorum(proposal);
+        }
         if self.work.own_proposals.contains_key(&term) {
             return;
         }
@@ -299,7 +307,7 @@ impl Machine {
     }
 
     /// Whether all that a proposal rests on holds, computation apart.
-    fn is_justified(&self, proposal: &Proposal, id: &BodyId) -> bool {
+    pub(crate) fn is_justified(&self, proposal: &Proposal, id: &BodyId) -> bool {
         let body = &proposal.body;
         if body.round == 0 {
             return self.is_founding_justified(proposal);
@@ -309,7 +317,11 @@ impl Machine {
         if (body.previous, body.round, body.base) != (previous, round, last.body.state) {
             return false;
         }
-        if body.state_bytes > self.info.terms.max_state_bytes || !self.is_term_justified(proposal, id) {
+        let in_term = match self.is_by_quorum() {
+            true => self.is_ballot_justified(proposal, self.coordinator_of(proposal.term), id),
+            false => self.is_term_justified(proposal, id),
+        };
+        if body.state_bytes > self.info.terms.max_state_bytes || !in_term {
             return false;
         }
         self.are_updates_justified(proposal) && self.is_roster_justified(proposal)
@@ -402,7 +414,10 @@ impl Machine {
             absent_rounds: self.info.terms.absent_rounds,
         };
         let roster = next_roster(self.roster(), body.round, &change);
-        let led = roster.has(&body.lead, Role::Coordinator) || roster.succession().is_empty();
+        let led = match self.is_by_quorum() {
+            true => body.lead == body.proposer && self.roster().is_voter(&body.proposer),
+            false => roster.has(&body.lead, Role::Coordinator) || roster.succession().is_empty(),
+        };
         roster == body.roster && roster.len() <= (self.info.terms.max_members as usize).max(self.roster().len()) && led
     }
 
@@ -444,6 +459,9 @@ impl Machine {
 
     /// Votes, once a term.
     pub(crate) fn vote(&mut self, message: &Verified<Message>, term: Term, id: BodyId) {
+        if self.is_by_quorum() {
+            return self.judge(id, true);
+        }
         let Message::Proposal(proposal) = message.value() else {
             return;
         };
@@ -519,7 +537,7 @@ impl Machine {
             return;
         }
         proposed.votes.insert(voter, signed.signature());
-        if proposed.votes.len() < roster.majority() {
+        if proposed.votes.len() < self.info.terms.votes_needed(roster) {
             return;
         }
         let votes = proposed
@@ -528,9 +546,15 @@ impl Machine {
             .map(|(voter, signature)| (*voter, *signature))
             .collect();
         let body = proposed.proposal.body.clone();
-        let before: BTreeSet<PeerId> = self.roster().peers().collect();
         let settlement = Arc::new(Settlement::new(body, term, votes));
         let held = self.succession.computed == Some(settlement.body.state);
+        self.adopt_and_tell(settlement, held);
+        self.begin_round();
+    }
+
+    /// Adopts a settlement that this member has put together, and sends it to all.
+    pub(crate) fn adopt_and_tell(&mut self, settlement: Arc<Settlement>, held: bool) {
+        let before: BTreeSet<PeerId> = self.roster().peers().collect();
         self.adopt(settlement.clone(), held);
         let message = self.sign(&Message::Settled(settlement));
         self.broadcast(message.clone());
@@ -542,7 +566,6 @@ impl Machine {
         {
             self.send_signed(gone, message.clone());
         }
-        self.begin_round();
     }
 
     /// A settlement, or several in the order of rounds, from anyone: the votes in it prove it.
@@ -558,7 +581,7 @@ impl Machine {
                 continue;
             }
             let before = self.chain.last().map(|last| &**last);
-            if !settlement.follows(&self.info.session, &self.info.creator, before) {
+            if !settlement.follows(&self.info, before) {
                 self.charge(Evidence::plain(from, Reject::BadSettlement, round, "settled"));
                 break;
             }

@@ -61,9 +61,11 @@ impl Succession {
 impl Machine {
     /// Who leads a term of the current round.
     pub(crate) fn coordinator_of(&self, term: Term) -> PeerId {
-        self.chain
-            .last()
-            .map_or(self.info.creator, |last| last.body.coordinator(term))
+        match self.chain.last() {
+            None => self.info.creator,
+            Some(last) if self.is_by_quorum() => self.proposer_among(&last.body.roster, term),
+            Some(last) => last.body.coordinator(term),
+        }
     }
 
     /// Who leads now, as far as this member knows.
@@ -88,7 +90,8 @@ impl Machine {
             return self.broadcast(signed);
         }
         // Before the first round and after the last one there is nothing to lead, and members still look to one.
-        let is_looked_to = (self.chain.is_empty() || self.is_finished()) && self.coordinator() == self.me;
+        let is_looked_to =
+            self.is_by_quorum() || (self.chain.is_empty() || self.is_finished()) && self.coordinator() == self.me;
         if self.is_coordinator() || is_looked_to {
             self.broadcast(signed.clone());
             let waiting = self.door.waiting(self.roster());
@@ -104,6 +107,9 @@ impl Machine {
     pub(crate) fn repeat_what_matters(&mut self) {
         if self.is_mixing() {
             return self.repeat_to_mix();
+        }
+        if self.is_by_quorum() {
+            return self.repeat_by_quorum();
         }
         if self.chain.is_empty() {
             self.knock();
@@ -153,6 +159,9 @@ impl Machine {
         }
         if self.is_mixing() {
             return self.on_heartbeat_of_mixing(from, beat);
+        }
+        if self.is_by_quorum() {
+            return self.on_heartbeat_by_quorum(from, beat);
         }
         // A coordinator that lags or leads in rounds is alive; one of an earlier term is not the coordinator any more.
         if from == self.coordinator() && (beat.round != self.round() || beat.term >= self.succession.term) {
@@ -228,7 +237,7 @@ impl Machine {
 
     /// When this member gives the coordinator up; None while it leads itself or has no say.
     pub(crate) fn suspect_at(&self) -> Option<Time> {
-        if self.is_mixing() {
+        if self.is_mixing() || self.is_by_quorum() {
             return None;
         }
         if self.chain.is_empty() || self.is_finished() || self.is_coordinator() || !self.is_voter() {
@@ -257,6 +266,9 @@ impl Machine {
 
     /// As a coordinator that cannot do its duty: asks for the next term, if there is somebody else to lead it.
     pub(crate) fn step_down(&mut self) {
+        if self.is_by_quorum() {
+            return self.pass_the_turn();
+        }
         let wait = self.now.after_ms(self.info.terms.lost_after_ms);
         if self.roster().succession().len() > 1 {
             self.move_to_term(self.succession.term + 1);
@@ -421,7 +433,12 @@ impl Machine {
 
     /// At the beginning of a round (or after a restart in it): leads if it is this member's turn.
     pub(crate) fn lead_if_due(&mut self) {
-        if self.coordinator() != self.me || self.is_coordinator() || self.is_finished() || self.chain.is_empty() {
+        if self.is_by_quorum()
+            || self.coordinator() != self.me
+            || self.is_coordinator()
+            || self.is_finished()
+            || self.chain.is_empty()
+        {
             return;
         }
         if self.succession.term > 0 {

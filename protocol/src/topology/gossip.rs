@@ -128,14 +128,14 @@ impl Machine {
     /// The terms of a session whose members only mix, once it is founded.
     pub(crate) fn mixing_terms(&self) -> Option<Decentralized> {
         match &self.info.terms.topology {
-            Topology::Decentralized(terms) if !self.chain.is_empty() => Some(terms.clone()),
+            Topology::Decentralized(terms) if self.is_mixing() => Some(terms.clone()),
             _ => None,
         }
     }
 
     /// Whether this session's members only mix, and it is founded.
     pub(crate) fn is_mixing(&self) -> bool {
-        !self.chain.is_empty() && matches!(self.info.terms.topology, Topology::Decentralized(_))
+        !self.chain.is_empty() && self.info.terms.is_mixing()
     }
 
     fn ahead(&self) -> u64 {

@@ -1,0 +1,157 @@
+//! Sentences about agreement by quorum, told with a few machines and no simulator.
+//! Random faults, collusion and many seeds are the simulator's business.
+
+#[allow(dead_code, reason = "the federated tests use the rest")]
+mod world;
+
+use synod_protocol::contract::Input;
+use synod_protocol::identity::{BodyId, Identity};
+use synod_protocol::journal::{BallotInput, JournalEntry};
+use synod_protocol::message::{Ballot, BallotWord, Message, Settlement};
+use synod_protocol::reject::Reject;
+use synod_protocol::session::{Agreement, Decentralized, Lifecycle, Terms, Topology};
+use synod_protocol::signed::Signed;
+use world::{SESSION, World, terms};
+
+fn by_quorum(rounds: u64, members: u32) -> Terms {
+    Terms {
+        topology: Topology::Decentralized(Decentralized {
+            agreement: Agreement::Quorum,
+            ..Decentralized::default()
+        }),
+        ..terms(rounds, members)
+    }
+}
+
+fn chain(world: &World, node: u8) -> Vec<std::sync::Arc<Settlement>> {
+    let machine = world.nodes[&world.peer(node)].machine.as_ref().expect("it runs");
+    machine.settlements().to_vec()
+}
+
+#[test]
+fn four_members_settle_every_round_each_proposing_in_turn() {
+    let mut world = World::new(4, by_quorum(8, 3));
+    world.run_until(|world| (0..4).all(|i| world.round(world.peer(i)) == 9));
+    world.assert_agreement();
+    let info = world.nodes[&world.peer(0)].machine.as_ref().unwrap().info().clone();
+    let chain = chain(&world, 0);
+    let mut before = None;
+    for settlement in &chain {
+        assert_eq!(settlement.objection(&info, before), None, "anyone can check it");
+        assert!(settlement.votes.len() >= 3, "more than two thirds of four");
+        before = Some(&**settlement);
+    }
+    let proposers: Vec<_> = chain[1..].iter().map(|settlement| settlement.body.proposer).collect();
+    for four in proposers.windows(4) {
+        let mut four = four.to_vec();
+        four.sort_unstable();
+        four.dedup();
+        assert_eq!(four.len(), 4, "a turn for each");
+    }
+    let status = world.nodes[&world.peer(1)].machine.as_ref().unwrap().status(world.now);
+    assert_eq!((status.lifecycle, status.majority), (Lifecycle::Finished, 3));
+}
+
+#[test]
+fn a_certificate_that_lacks_a_vote_of_two_thirds_is_refused() {
+    let mut world = World::new(4, by_quorum(2, 3));
+    world.run_until(|world| world.round(world.peer(0)) == 3);
+    let info = world.nodes[&world.peer(0)].machine.as_ref().unwrap().info().clone();
+    let chain = chain(&world, 0);
+    let mut votes = chain[1].votes.clone();
+    votes.truncate(2);
+    let short = Settlement::new(chain[1].body.clone(), chain[1].term, votes);
+    let objection = short.objection(&info, Some(&chain[0])).unwrap();
+    assert!(objection.contains("too few"), "{objection}");
+}
+
+#[test]
+fn one_of_four_may_be_silent_and_two_may_not() {
+    let mut world = World::new(4, by_quorum(1_000, 2));
+    world.run_until(|world| world.round(world.peer(0)) >= 3);
+    world.kill(world.peer(3));
+    let round = world.round(world.peer(0));
+    world.run_until(|world| (0..3).all(|i| world.round(world.peer(i)) >= round + 8));
+    world.kill(world.peer(2));
+    let paused = |world: &World, node: u8| {
+        let machine = world.nodes[&world.peer(node)].machine.as_ref().unwrap();
+        machine.status(world.now).lifecycle == Lifecycle::Paused
+    };
+    world.run_until(|world| paused(world, 0) && paused(world, 1));
+    let round = world.round(world.peer(0));
+    world.start(world.peer(2));
+    world.run_until(|world| (0..3).all(|i| world.round(world.peer(i)) >= round + 3));
+    world.assert_agreement();
+}
+
+#[test]
+fn a_voter_that_restarts_says_what_it_has_said() {
+    let mut world = World::new(4, by_quorum(50, 3));
+    let peer = world.peer(1);
+    let voted = |world: &World| {
+        let own = |entry: &JournalEntry| match entry {
+            JournalEntry::Ballots { round: 2, inputs } => inputs.iter().find_map(|input| match input {
+                BallotInput::Voted(signed) if signed.signer() == peer => Some(signed.clone()),
+                _ => None,
+            }),
+            _ => None,
+        };
+        world.nodes[&peer].journal.iter().filter_map(own).collect::<Vec<_>>()
+    };
+    world.run_until(|world| !voted(world).is_empty());
+    world.kill(peer);
+    world.start(peer);
+    world.run_until(|world| (0..4).all(|i| world.round(world.peer(i)) >= 4));
+    world.assert_agreement();
+    let stages: std::collections::BTreeSet<_> = voted(&world).iter().map(|vote| vote.to_bytes()).collect();
+    assert!(
+        stages.len() <= 2,
+        "one vote a stage, whatever the restart: {}",
+        stages.len()
+    );
+}
+
+#[test]
+fn who_votes_twice_in_a_stage_is_found_out_and_only_its_first_vote_counts() {
+    let mut world = World::new(4, by_quorum(20, 3));
+    world.run_until(|world| world.round(world.peer(0)) == 2);
+    let liar = Identity::from_secret([4; 32]);
+    assert_eq!(liar.peer_id(), world.peer(3));
+    for body in [BodyId([1; 32]), BodyId([2; 32])] {
+        let word = BallotWord::Prevote(Some(body));
+        let ballot = Message::Ballot(Ballot {
+            round: 2,
+            term: 5,
+            word,
+        });
+        let message = Signed::new(&liar, SESSION, &ballot).verify().unwrap();
+        let carrier = Some(liar.peer_id());
+        world.give(world.peer(0), Input::Message { message, carrier });
+    }
+    let machine = world.nodes[&world.peer(0)].machine.as_ref().unwrap();
+    let status = machine.status(world.now);
+    let evidence = status
+        .evidence
+        .iter()
+        .find(|evidence| evidence.peer == liar.peer_id())
+        .unwrap();
+    assert_eq!(evidence.reject, Reject::Equivocation);
+    assert_eq!(evidence.statements.len(), 2, "the pair proves it");
+}
+
+#[test]
+fn terms_that_a_quorum_could_not_live_with_are_refused() {
+    let refused = |terms: Terms| terms.check().unwrap_err().to_string();
+    let four = |terms: Terms| Terms {
+        begin_members: 4,
+        ..terms
+    };
+    assert_eq!(four(by_quorum(5, 3)).check(), Ok(()));
+    assert!(refused(by_quorum(5, 3)).contains("begin_members to 4"));
+    assert!(refused(four(by_quorum(5, 4))).contains("so that 3 are enough"));
+    let digest = Terms {
+        verification: synod_protocol::session::Verification::Digest,
+        ..four(by_quorum(5, 3))
+    };
+    assert!(refused(digest).contains("recompute"));
+}
