@@ -6,7 +6,7 @@ use synod_aggregation::EncodingConfig;
 use synod_aggregation::attacks::{self, StaleReplay};
 use synod_protocol::contract::Output;
 use synod_protocol::identity::{BlobId, BodyId, Identity, PeerId, SessionId};
-use synod_protocol::message::{Message, Proposal, UpdateClaim, Vote};
+use synod_protocol::message::{Absence, Ballot, BallotWord, Message, Proposal, UpdateClaim, Vote};
 use synod_protocol::reject::Reject;
 use synod_protocol::signed::{Signed, Verified};
 use synod_protocol::sum::{SumStatement, SumTask, SumWord};
@@ -63,6 +63,9 @@ pub enum Misdeed {
     Copy,
     /// Never votes.
     Abstain,
+    /// By quorum: sends no update, proposes different good bodies to different members, and tells each member that it votes
+    /// for what that one found right.
+    Collude,
     /// Sends infinities and NaN, which only a decoder can refuse.
     NotFinite,
     /// Sends normal noise of this deviation.
@@ -286,7 +289,19 @@ impl Adversary {
                 bent.outputs.push(same_way(output.clone(), other));
                 bent.outputs.push(output);
             }
-            (Misdeed::Abstain, Message::Vote(_)) => {}
+            (Misdeed::DoubleVote, Message::Ballot(ballot)) => {
+                let word = BallotWord::Prevote(Some(BodyId(self.dice.bytes())));
+                let other = self.sign(&Message::Ballot(Ballot { word, ..*ballot }));
+                bent.outputs.push(same_way(output.clone(), other));
+                bent.outputs.push(output);
+            }
+            (Misdeed::Abstain, Message::Vote(_) | Message::Ballot(_)) => {}
+            (Misdeed::Collude, Message::Proposal(proposal)) => {
+                self.propose_twice(output, signed, proposal, others, bent);
+            }
+            // It votes for all that it hears of, in `answer`; and a member without an update makes two bodies possible.
+            (Misdeed::Collude, Message::Vote(_) | Message::Ballot(_) | Message::Update(_))
+                if message.value().round() != Some(0) => {}
             (Misdeed::DoublePropose, Message::Proposal(proposal)) => {
                 self.propose_twice(output, signed, proposal, others, bent);
             }
@@ -321,6 +336,28 @@ impl Adversary {
             }
             _ => bent.outputs.push(output),
         }
+    }
+
+    /// What it says unasked to a message that came in: who found a body right hears, from it alone, that this peer did too,
+    /// and votes for it.
+    pub fn answer(&mut self, message: &Verified<Message>) -> Vec<Output> {
+        let (Misdeed::Collude, Message::Ballot(Ballot { round, term, word })) = (self.misdeed, message.value()) else {
+            return Vec::new();
+        };
+        let (BallotWord::Prevote(Some(body)), to) = (word, message.signer()) else {
+            return Vec::new();
+        };
+        let first = self.sign(&Message::Ballot(Ballot {
+            round: *round,
+            term: *term,
+            word: *word,
+        }));
+        let second = self.sign(&Message::Vote(Vote {
+            round: *round,
+            term: *term,
+            body: *body,
+        }));
+        [first, second].map(|message| Output::Send { to, message }).into()
     }
 
     fn bend_sum(&mut self, output: Output, statement: &SumStatement, bent: &mut Bent) {
@@ -393,9 +430,12 @@ impl Adversary {
             .succession()
             .into_iter()
             .find(|peer| *peer != other.body.lead);
-        match lead {
-            Some(lead) => other.body.lead = lead,
-            None => other.body.state = other.body.base,
+        let late = other.body.missing.iter_mut().map(|(_, absence)| absence);
+        let mut late = late.filter(|absence| **absence == Absence::Late);
+        match (self.misdeed, late.next(), lead) {
+            (Misdeed::Collude, Some(absence), _) => *absence = Absence::Refused,
+            (_, _, Some(lead)) => other.body.lead = lead,
+            _ => other.body.state = other.body.base,
         }
         let other = self.sign(&Message::Proposal(Box::new(other)));
         let half = |to: &PeerId| others.iter().position(|peer| peer == to).is_some_and(|at| at % 2 == 1);

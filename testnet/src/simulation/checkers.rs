@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use synod_protocol::identity::{BlobId, BodyId, PeerId, SessionId, SignatureBytes};
-use synod_protocol::journal::JournalEntry;
-use synod_protocol::message::{Message, Settlement, Term};
+use synod_protocol::journal::{BallotInput, JournalEntry};
+use synod_protocol::message::{Ballot, BallotWord, Message, Settlement, Term, Vote};
 use synod_protocol::signed::{Signed, Verified};
 use synod_protocol::sum::SumWord;
 use synod_protocol::task::{JobId, Round};
@@ -77,11 +77,14 @@ type Place = (usize, Round, Term);
 #[derive(Debug)]
 pub struct Checkers {
     session: SessionId,
+    by_quorum: bool,
     honest: Vec<bool>,
     index: BTreeMap<PeerId, usize>,
     updates: BTreeMap<Place, SignatureBytes>,
     replies: BTreeMap<Place, SignatureBytes>,
     votes: BTreeMap<Place, BodyId>,
+    /// By stage and place: the votes of agreement by quorum.
+    ballots: BTreeMap<(u8, Place), Option<BodyId>>,
     proposals: BTreeMap<Place, (SignatureBytes, BodyId)>,
     promises: BTreeMap<usize, (Round, Term)>,
     durable: BTreeSet<(u8, usize, Round, Term)>,
@@ -93,10 +96,11 @@ pub struct Checkers {
 }
 
 impl Checkers {
-    /// Checkers over these peers; `honest` says which of them follow the protocol.
-    pub fn new(session: SessionId, ids: &[PeerId], honest: Vec<bool>) -> Self {
+    /// Checkers over these peers; `honest` says which of them follow the protocol, `by_quorum` how they agree.
+    pub fn new(session: SessionId, ids: &[PeerId], honest: Vec<bool>, by_quorum: bool) -> Self {
         Self {
             session,
+            by_quorum,
             index: ids.iter().enumerate().map(|(at, id)| (*id, at)).collect(),
             progress: vec![None; honest.len()],
             models: vec![None; honest.len()],
@@ -105,6 +109,7 @@ impl Checkers {
             updates: BTreeMap::new(),
             replies: BTreeMap::new(),
             votes: BTreeMap::new(),
+            ballots: BTreeMap::new(),
             proposals: BTreeMap::new(),
             promises: BTreeMap::new(),
             durable: BTreeSet::new(),
@@ -168,9 +173,43 @@ impl Checkers {
             JournalEntry::Settled(settlement) => return self.settled(at_ms, peer, settlement),
             JournalEntry::Mixed { round, state, .. } => self.mixed(at_ms, peer, *round, *state),
             JournalEntry::Banned(who) => self.banned(at_ms, peer, who),
+            JournalEntry::Ballots { round, inputs } => self.took_in(peer, *round, inputs),
             _ => {}
         }
         false
+    }
+
+    /// Of what a peer takes in, what it is to say itself is durable now.
+    fn took_in(&mut self, peer: usize, round: Round, inputs: &[BallotInput]) {
+        for input in inputs {
+            let (BallotInput::Proposed { proposal: signed, .. } | BallotInput::Voted(signed)) = input else {
+                continue;
+            };
+            if self.index.get(&signed.signer()) != Some(&peer) {
+                continue;
+            }
+            let Ok(verified) = signed.verify() else { continue };
+            match verified.value() {
+                Message::Proposal(proposal) => _ = self.durable.insert((2, peer, round, proposal.term)),
+                other => {
+                    if let Some((stage, term, _)) = ballot_of(other) {
+                        self.durable.insert((stage, peer, round, term));
+                    }
+                }
+            }
+        }
+    }
+
+    /// A vote of agreement by quorum: one a stage and term.
+    fn balloted(&mut self, at_ms: u64, peer: usize, message: &Message) {
+        let (Some((stage, term, body)), Some(round)) = (ballot_of(message), message.round()) else {
+            return;
+        };
+        let place = (peer, round, term);
+        if *self.ballots.entry((stage, place)).or_insert(body) != body {
+            self.contradiction(at_ms, place, "voted twice in one stage");
+        }
+        self.durable_first(at_ms, stage, place, "ballot");
     }
 
     /// A peer said something (whether or not anybody hears it).
@@ -179,7 +218,11 @@ impl Checkers {
         if !self.honest[peer] || self.index.get(&message.signer()) != Some(&peer) {
             return;
         }
+        let founding = message.value().round() == Some(0);
         match message.value() {
+            Message::Vote(_) | Message::Ballot(_) if self.by_quorum && !founding => {
+                self.balloted(at_ms, peer, message.value());
+            }
             Message::Update(claim) => {
                 let place = (peer, claim.round, 0);
                 let signature = message.signed().signature();
@@ -342,6 +385,7 @@ impl Checkers {
         self.replies.retain(|place, _| place.1 >= round);
         self.votes.retain(|place, _| place.1 >= round);
         self.proposals.retain(|place, _| place.1 >= round);
+        self.ballots.retain(|(_, place), _| place.1 >= round);
         self.durable.retain(|place| place.2 >= round);
     }
 
@@ -355,6 +399,18 @@ impl Checkers {
             let sentence = format!("peer {peer} sent its {what} of round {round}, term {term}, before it was durable");
             self.report(Checker::PersistFirst, at_ms, sentence);
         }
+    }
+}
+
+/// The stage (as the durable statements count), term and content of a vote by quorum.
+fn ballot_of(message: &Message) -> Option<(u8, Term, Option<BodyId>)> {
+    match message {
+        Message::Vote(Vote { term, body, .. }) => Some((6, *term, Some(*body))),
+        Message::Ballot(Ballot { term, word, .. }) => Some(match word {
+            BallotWord::Prevote(body) => (5, *term, *body),
+            BallotWord::Nothing => (6, *term, None),
+        }),
+        _ => None,
     }
 }
 
@@ -384,7 +440,7 @@ mod tests {
 
     fn check(honest: bool, messages: &[Message]) -> Vec<&'static str> {
         let identity = Identity::from_secret([1; 32]);
-        let mut checkers = Checkers::new(SESSION, &[identity.peer_id()], vec![honest]);
+        let mut checkers = Checkers::new(SESSION, &[identity.peer_id()], vec![honest], false);
         for term in 0..3 {
             checkers.durable.extend([(1, 0, 1, term), (3, 0, 1, term)]);
         }

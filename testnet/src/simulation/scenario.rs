@@ -277,7 +277,7 @@ impl Scenario {
 
     /// Whether its members mix, and have no coordinator.
     pub fn is_mixing(&self) -> bool {
-        matches!(self.terms.topology, Topology::Decentralized(_))
+        self.terms.is_mixing()
     }
 
     fn check(&self) -> Result<(), (&'static str, String)> {
@@ -325,7 +325,9 @@ impl Scenario {
         self.training()
             .check()
             .map_err(|reason| ("objective", reason.to_string()))?;
-        if let Topology::Decentralized(terms) = &self.terms.topology {
+        if let Topology::Decentralized(terms) = &self.terms.topology
+            && self.is_mixing()
+        {
             let neighbours = terms.graph.least_in_degree(self.peers, &[0; 32]);
             let neighbours = neighbours.map_err(|reason| ("terms.topology", reason.to_string()))?;
             let fits = self.mixing.check(neighbours);

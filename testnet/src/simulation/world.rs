@@ -197,7 +197,7 @@ impl<'a> World<'a> {
             network: Network::new(scenario.network.clone(), scenario.peers, Dice::new(seed, "network")),
             pool: Pool::default(),
             oracle: compute::worker(scenario, PeerId([0; 32])),
-            checkers: Checkers::new(info.session, &ids, honest),
+            checkers: Checkers::new(info.session, &ids, honest, scenario.terms.is_by_quorum()),
             openings: BTreeMap::new(),
             log: EventLog::default(),
             for_round: Vec::new(),
@@ -356,6 +356,8 @@ impl<'a> World<'a> {
         if let Some(adversary) = &mut peer.adversary {
             adversary.hear(&message);
         }
+        self.answer_unasked(to, &message);
+        let peer = &mut self.peers[to];
         if matches!(peer.stage, Stage::Joining) {
             return self.answer_to_joiner(to, &message);
         }
@@ -366,6 +368,15 @@ impl<'a> World<'a> {
         }
         let carrier = (!gossip).then(|| self.peers[from].id);
         self.input(to, Input::Message { message, carrier });
+    }
+
+    fn answer_unasked(&mut self, peer: usize, message: &Verified<Message>) {
+        let Some(adversary) = &mut self.peers[peer].adversary else {
+            return;
+        };
+        for output in adversary.answer(message) {
+            self.execute_one(peer, output);
+        }
     }
 
     // ---- joining ----------------------------------------------------------------------------------------------------
