@@ -96,6 +96,16 @@ pub const FETCH_QUEUE_LENGTH: usize = 1024;
 pub const BLOB_CHUNK_BYTES: usize = 256 << 10;
 /// The unit in which an arriving blob is verified, so that a lie costs a mebibyte and names its teller. A power of two.
 pub const BLOB_GROUP_BYTES: u64 = 1 << 20;
+/// Streams of one fetch at once, over all its holders: so many groups of its blob are in memory. Four streams carry a tenth
+/// more than one where packets are lost (measured); more holders share the work.
+pub const LANES: usize = 6;
+/// Streams of one fetch to a holder that is alone.
+pub const LANES_PER_HOLDER: usize = 4;
+/// Groups of a blob for which another lane is opened: a small blob comes from one holder, and nobody else is troubled.
+pub const GROUPS_A_LANE: usize = 8;
+/// Groups that a lane asks for at once at the most: enough that the next question costs little, few enough that a slow
+/// holder keeps little from the others.
+pub const LANE_GROUPS: u64 = 32;
 /// The largest blob: its list of group hashes stays below two mebibytes.
 pub const BLOB_MAX_BYTES: u64 = 64 << 30;
 /// Connecting to a holder, all ways together.

@@ -1,28 +1,28 @@
-//! Fetching one blob: holders asked in order, each group verified as it arrives, what is verified is kept.
-//! It holds a quarter mebibyte of the blob at most, and believes nobody: a wrong group names its sender.
+//! Fetching one blob: holders asked in order for a small one or for the tree of a large one, whose groups several bring at
+//! once (`lanes`). Each group is verified before it is written, and kept. It believes nobody: a wrong group names its sender.
 
 use std::collections::BTreeSet;
-use std::io::{self, SeekFrom};
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use synod_protocol::identity::{BlobId, PeerId};
 use tokio::fs::{File, OpenOptions};
-use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 
 use super::super::config::{
-    BLOB_CHUNK_BYTES, BLOB_GROUP_BYTES, BLOB_MAX_BYTES, BULK_CHUNK_TIMEOUT, BULK_REQUEST_TIMEOUT, BULK_TREE_TIMEOUT,
-    HOLDERS_PAUSE,
+    BLOB_CHUNK_BYTES, BLOB_MAX_BYTES, BULK_CHUNK_TIMEOUT, BULK_REQUEST_TIMEOUT, BULK_TREE_TIMEOUT, HOLDERS_PAUSE,
 };
 use super::super::counters::{Counters, Tally};
 use super::super::event::{FetchFailure, FetchId, FetchedFrom, NetworkEvent};
 use super::access::{BlobAccess, blocking};
+use super::lanes::{Lanes, Whole};
 use super::link::{Dialer, Path, Stream, within};
-use super::tree::{GroupCheck, Tree, group_count, group_length, verified_prefix};
+use super::tree::{Tree, group_count, group_length, missing_groups};
 use super::wire::{ANSWER_BYTES, Answer, Kind, Request, Status};
 
 /// Longest pause between two rounds of asking.
@@ -83,13 +83,15 @@ pub(super) struct Fetcher {
 }
 
 /// Why one holder could not help.
-enum Trouble {
+pub(super) enum Trouble {
     /// It sent wrong bytes.
     Lie,
     NotFound,
     Denied,
     WrongLength(u64),
-    /// Busy, slow, gone: perhaps later.
+    /// It serves too many already: perhaps later, on the same way.
+    Busy,
+    /// Slow, or gone: perhaps later, on another way.
     Later(String),
     /// Our disk.
     Disk(io::Error),
@@ -102,15 +104,15 @@ impl From<io::Error> for Trouble {
 }
 
 /// What is known of one fetch so far.
-struct Progress {
+pub(super) struct Progress {
     blob: BlobId,
     length: u64,
     path: PathBuf,
     file: File,
-    tree: Option<Tree>,
-    /// Verified bytes at the file's start: whole groups, or all.
-    have: u64,
-    moved: u64,
+    tree: Option<Arc<Tree>>,
+    /// The groups that are not in the file yet, verified.
+    pub(super) missing: BTreeSet<u64>,
+    pub(super) moved: u64,
     liars: Vec<PeerId>,
     denied: Vec<PeerId>,
     wrong_length: Option<(PeerId, u64)>,
@@ -202,7 +204,7 @@ impl Fetcher {
             path,
             file,
             tree: None,
-            have: 0,
+            missing: (0..group_count(request.expected_len)).collect(),
             moved: 0,
             liars: Vec::new(),
             denied: Vec::new(),
@@ -229,14 +231,27 @@ impl Fetcher {
             }
             // Who refused may let us in soon; who can serve comes first.
             left.sort_by_key(|peer| progress.denied.contains(peer));
-            for holder in left {
-                let Ok(result) = timeout_at(deadline, self.ask(holder, progress)).await else {
+            for holder in &left {
+                let Ok(result) = timeout_at(deadline, self.ask(*holder, progress)).await else {
                     return Err(progress.too_late());
                 };
                 match result {
-                    Ok(()) => return Ok(holder),
+                    Ok(()) if progress.tree.is_some() => break,
+                    Ok(()) => return Ok(*holder),
                     Err(Trouble::Disk(error)) => return Err(FetchFailure::Disk(error.to_string())),
-                    Err(trouble) => progress.note(holder, trouble),
+                    Err(trouble) => progress.note(*holder, trouble),
+                }
+            }
+            if let Some(whole) = progress.whole() {
+                left.retain(|peer| !progress.is_out(peer));
+                let lanes = Lanes::new(self, whole, &left, progress.missing.len());
+                let Ok(result) = timeout_at(deadline, lanes.fill(progress)).await else {
+                    return Err(progress.too_late());
+                };
+                match result {
+                    Ok(Some(holder)) => return Ok(holder),
+                    Ok(None) => {}
+                    Err(error) => return Err(FetchFailure::Disk(error.to_string())),
                 }
             }
             // A newcomer's roster entry may be on its way to the holders, but not for ever.
@@ -253,7 +268,11 @@ impl Fetcher {
         }
     }
 
+    /// Asks one holder for a small blob, or for the tree of a large one; for a tree that is here, nobody.
     async fn ask(&mut self, holder: PeerId, progress: &mut Progress) -> Result<(), Trouble> {
+        if progress.tree.is_some() {
+            return Ok(());
+        }
         let link = self.find(holder).await.map_err(Trouble::Later)?;
         let opened = within(BULK_REQUEST_TIMEOUT, self.dialer.open(holder, &link.path)).await;
         let result = match opened {
@@ -261,13 +280,18 @@ impl Fetcher {
             Err(error) => Err(error.into()),
         };
         if let Err(Trouble::Later(_)) = &result {
-            // Another way may work better; the bulk task is only gone when everything ends.
-            let _ending = self.links.send(LinkRequest::Forget(holder, link.path.name())).await;
+            self.forget(holder, &link).await;
         }
         result
     }
 
-    async fn find(&self, holder: PeerId) -> Result<Link, String> {
+    /// Another way may work better.
+    pub(super) async fn forget(&self, holder: PeerId, link: &Link) {
+        // The bulk task is only gone when everything ends.
+        let _ending = self.links.send(LinkRequest::Forget(holder, link.path.name())).await;
+    }
+
+    pub(super) async fn find(&self, holder: PeerId) -> Result<Link, String> {
         let ending = |_| "the node is shutting down".to_owned();
         let (reply, answer) = oneshot::channel();
         self.links
@@ -278,43 +302,30 @@ impl Fetcher {
     }
 
     async fn transfer(&self, stream: &mut Stream, tally: &Tally, progress: &mut Progress) -> Result<(), Trouble> {
-        if Tree::needed(progress.length) && progress.tree.is_none() {
-            progress.tree = Some(self.receive_tree(stream, tally, progress).await?);
-            progress.resume().await.map_err(Trouble::Disk)?;
+        if Tree::needed(progress.length) {
+            progress.tree = Some(Arc::new(self.receive_tree(stream, tally, progress).await?));
+            return progress.resume().await.map_err(Trouble::Disk);
         }
-        let wanted = progress.length - progress.have;
         let request = Request {
             kind: Kind::Range,
             blob: progress.blob,
-            offset: progress.have,
-            length: wanted,
+            offset: 0,
+            length: progress.length,
         };
         ask(stream, request, progress.length, BULK_REQUEST_TIMEOUT).await?;
-        progress
-            .file
-            .seek(SeekFrom::Start(progress.have))
-            .await
-            .map_err(Trouble::Disk)?;
-        let mut piece = vec![0; BLOB_CHUNK_BYTES];
-        for group in progress.have / BLOB_GROUP_BYTES..group_count(progress.length) {
-            let mut check = GroupCheck::new(group);
-            let mut left = group_length(group, progress.length);
-            while left > 0 {
-                let take = left.min(BLOB_CHUNK_BYTES as u64) as usize;
-                within(BULK_CHUNK_TIMEOUT, stream.read.read_exact(&mut piece[..take])).await?;
-                self.received(tally, take, progress);
-                check.update(&piece[..take]);
-                progress.file.write_all(&piece[..take]).await.map_err(Trouble::Disk)?;
-                left -= take as u64;
-            }
-            if !check.holds(&progress.blob, progress.tree.as_ref()) {
-                return Err(Trouble::Lie);
-            }
-            progress.have += group_length(group, progress.length);
+        let mut bytes = vec![0; progress.length as usize];
+        for piece in bytes.chunks_mut(BLOB_CHUNK_BYTES) {
+            within(BULK_CHUNK_TIMEOUT, stream.read.read_exact(piece)).await?;
+            progress.moved += self.received(tally, piece.len());
         }
+        if BlobId::of(&bytes) != progress.blob {
+            return Err(Trouble::Lie);
+        }
+        progress.file.set_len(0).await.map_err(Trouble::Disk)?;
+        progress.file.write_all(&bytes).await.map_err(Trouble::Disk)?;
+        progress.missing.clear();
         tally.item_in();
-        let empty_is_wrong = progress.length == 0 && progress.blob != BlobId::of(&[]);
-        if empty_is_wrong { Err(Trouble::Lie) } else { Ok(()) }
+        Ok(())
     }
 
     async fn receive_tree(&self, stream: &mut Stream, tally: &Tally, progress: &mut Progress) -> Result<Tree, Trouble> {
@@ -328,20 +339,27 @@ impl Fetcher {
         let mut bytes = vec![0; 32 * group_count(progress.length) as usize];
         for piece in bytes.chunks_mut(BLOB_CHUNK_BYTES) {
             within(BULK_CHUNK_TIMEOUT, stream.read.read_exact(piece)).await?;
-            self.received(tally, piece.len(), progress);
+            progress.moved += self.received(tally, piece.len());
         }
         Tree::verified(&progress.blob, progress.length, &bytes).ok_or(Trouble::Lie)
     }
 
-    fn received(&self, tally: &Tally, bytes: usize, progress: &mut Progress) {
-        progress.moved += bytes as u64;
-        self.counters.bulk.received(bytes as u64);
-        tally.received(bytes as u64);
+    /// Counts bytes that came, and gives them back.
+    pub(super) fn received(&self, tally: &Tally, bytes: usize) -> u64 {
+        let bytes = bytes as u64;
+        self.counters.bulk.received(bytes);
+        tally.received(bytes);
+        bytes
     }
 }
 
 /// Sends a request and reads the answer's header; afterwards the stream holds the bytes.
-async fn ask(stream: &mut Stream, request: Request, expected: u64, patience: Duration) -> Result<(), Trouble> {
+pub(super) async fn ask(
+    stream: &mut Stream,
+    request: Request,
+    expected: u64,
+    patience: Duration,
+) -> Result<(), Trouble> {
     let mut bytes = [0; ANSWER_BYTES];
     within(BULK_REQUEST_TIMEOUT, async {
         stream.write.write_all(&request.to_bytes()).await?;
@@ -356,34 +374,52 @@ async fn ask(stream: &mut Stream, request: Request, expected: u64, patience: Dur
         Status::Ok => Err(Trouble::WrongLength(answer.blob_length)),
         Status::NotFound => Err(Trouble::NotFound),
         Status::Denied => Err(Trouble::Denied),
-        Status::Busy => Err(Trouble::Later("it serves too many already".to_owned())),
+        Status::Busy => Err(Trouble::Busy),
         Status::BadRequest => Err(Trouble::Later("it could not read the request".to_owned())),
     }
 }
 
 impl Progress {
-    /// Counts what an earlier try left in the file; the tree tells whether it is right.
+    /// Leaves out what an earlier try left in the file; the tree tells whether it is right.
     async fn resume(&mut self) -> io::Result<()> {
         let Some(tree) = self.tree.clone() else { return Ok(()) };
-        let blob = self.blob;
-        let path = self.path.clone();
-        self.have = blocking(move || verified_prefix(&blob, &tree, std::fs::File::open(path)?)).await?;
-        if self.have > 0 {
-            tracing::debug!(blob = %blob.short(), bytes = self.have, "resuming");
+        let (blob, path) = (self.blob, self.path.clone());
+        self.missing = blocking(move || missing_groups(&blob, &tree, std::fs::File::open(path)?)).await?;
+        let here = group_count(self.length) - self.missing.len() as u64;
+        if here > 0 {
+            tracing::debug!(blob = %blob.short(), mebibytes = here, "resuming");
         }
         Ok(())
     }
 
-    fn note(&mut self, holder: PeerId, trouble: Trouble) {
+    /// The blob whose groups lanes may bring; None while its tree is not here.
+    fn whole(&self) -> Option<Whole> {
+        let tree = self.tree.clone()?;
+        Some(Whole {
+            blob: self.blob,
+            length: self.length,
+            path: self.path.clone(),
+            tree,
+        })
+    }
+
+    /// Bytes that are in the file, verified.
+    fn have(&self) -> u64 {
+        let missing: u64 = self.missing.iter().map(|group| group_length(*group, self.length)).sum();
+        self.length - missing
+    }
+
+    pub(super) fn note(&mut self, holder: PeerId, trouble: Trouble) {
         tracing::debug!(blob = %self.blob.short(), %holder, %trouble, "a holder could not help");
         self.last = format!("{holder}: {trouble}");
         self.denied.retain(|peer| *peer != holder);
         match trouble {
-            Trouble::Lie => self.liars.push(holder),
+            Trouble::Lie if !self.liars.contains(&holder) => self.liars.push(holder),
+            Trouble::Lie => {}
             Trouble::NotFound => drop(self.without.insert(holder)),
             Trouble::WrongLength(says) => self.wrong_length = Some((holder, says)),
             Trouble::Denied => self.denied.push(holder),
-            Trouble::Later(_) | Trouble::Disk(_) => {}
+            Trouble::Busy | Trouble::Later(_) | Trouble::Disk(_) => {}
         }
         if matches!(trouble, Trouble::WrongLength(_)) {
             self.without.insert(holder);
@@ -391,7 +427,7 @@ impl Progress {
     }
 
     /// Whether asking this holder again is pointless.
-    fn is_out(&self, peer: &PeerId) -> bool {
+    pub(super) fn is_out(&self, peer: &PeerId) -> bool {
         self.without.contains(peer) || self.liars.contains(peer)
     }
 
@@ -416,7 +452,7 @@ impl Progress {
                 last: self.last.clone(),
             },
             _ => FetchFailure::TimedOut {
-                bytes: self.have,
+                bytes: self.have(),
                 last: self.last.clone(),
             },
         }
@@ -430,6 +466,7 @@ impl std::fmt::Display for Trouble {
             Self::NotFound => f.write_str("it does not have the blob"),
             Self::Denied => f.write_str("it does not let us fetch"),
             Self::WrongLength(says) => write!(f, "its blob is {says} bytes long"),
+            Self::Busy => f.write_str("it serves too many already"),
             Self::Later(reason) => f.write_str(reason),
             Self::Disk(error) => write!(f, "our disk: {error}"),
         }

@@ -18,6 +18,7 @@ mod access;
 mod certificate;
 mod endpoint;
 mod fetch;
+mod lanes;
 mod leftovers;
 mod link;
 mod serve;

@@ -1,7 +1,7 @@
 //! A blob's group hashes: the nodes of its BLAKE3 tree one mebibyte above the leaves, which the blob's id commits to.
 //! With them each group is verified as it arrives, from whichever holder; they are computed when asked for and not stored.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -119,16 +119,16 @@ impl GroupCheck {
     }
 }
 
-/// How many leading bytes of a partly received file are whole, verified groups.
-pub(super) fn verified_prefix(blob: &BlobId, tree: &Tree, mut file: File) -> io::Result<u64> {
+/// The groups of a partly received file that are not there, or not right.
+pub(super) fn missing_groups(blob: &BlobId, tree: &Tree, mut file: File) -> io::Result<BTreeSet<u64>> {
     let have = file.metadata()?.len().min(tree.length);
+    let mut missing = BTreeSet::new();
     let mut piece = vec![0; BLOB_CHUNK_BYTES];
-    let mut verified = 0;
     for group in 0..group_count(tree.length) {
         let mut left = group_length(group, tree.length);
-        let end = verified + left;
-        if end > have {
-            break;
+        if group * BLOB_GROUP_BYTES + left > have {
+            missing.insert(group);
+            continue;
         }
         let mut check = GroupCheck::new(group);
         while left > 0 {
@@ -138,11 +138,10 @@ pub(super) fn verified_prefix(blob: &BlobId, tree: &Tree, mut file: File) -> io:
             left -= take as u64;
         }
         if !check.holds(blob, Some(tree)) {
-            break;
+            missing.insert(group);
         }
-        verified = end;
     }
-    Ok(verified)
+    Ok(missing)
 }
 
 /// A request for the tree of a blob in the store; none when it is not here or damaged.
@@ -233,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_partial_file_counts_up_to_the_damage() {
+    fn of_a_damaged_partial_file_only_the_damaged_and_the_absent_groups_are_missing() {
         let length = 3 * BLOB_GROUP_BYTES + 5;
         let (blob, mut bytes, file) = blob_of(length as usize);
         let tree = Tree::of_file(&blob, file, length)
@@ -241,11 +240,13 @@ mod tests {
             .expect("it is the blob");
         bytes[BLOB_GROUP_BYTES as usize + 9] ^= 1;
         let mut partial = tempfile::tempfile().expect("a temporary file");
-        partial.write_all(&bytes).expect("it is written");
+        partial.write_all(&bytes[..bytes.len() - 1]).expect("it is written");
         std::io::Seek::rewind(&mut partial).expect("it rewinds");
+        let missing = missing_groups(&blob, &tree, partial).expect("it reads");
         assert_eq!(
-            verified_prefix(&blob, &tree, partial).expect("it reads"),
-            BLOB_GROUP_BYTES
+            missing.into_iter().collect::<Vec<_>>(),
+            [1, 3],
+            "the bent one, and the last, which is cut"
         );
     }
 }

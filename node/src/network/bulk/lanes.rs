@@ -1,0 +1,289 @@
+//! The groups of one large blob, brought by several holders at once, over several streams where a holder is alone.
+//! A lane holds one group in memory and writes it once it is verified; who is slow keeps nothing from the others: when
+//! nothing is left to hand out, what a lane has not brought is asked of another, too.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io::{self, SeekFrom};
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use synod_protocol::identity::{BlobId, PeerId};
+use tokio::fs::{File, OpenOptions};
+use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
+
+use super::super::config::{
+    BLOB_CHUNK_BYTES, BLOB_GROUP_BYTES, BULK_CHUNK_TIMEOUT, BULK_REQUEST_TIMEOUT, GROUPS_A_LANE, LANE_GROUPS, LANES,
+    LANES_PER_HOLDER,
+};
+use super::fetch::{Fetcher, Link, Progress, Trouble, ask};
+use super::link::{Path, Stream, within};
+use super::tree::{GroupCheck, Tree, group_length};
+use super::wire::{Kind, Request};
+
+/// A blob whose tree is here, and the file that it comes into.
+pub(super) struct Whole {
+    pub(super) blob: BlobId,
+    pub(super) length: u64,
+    pub(super) path: PathBuf,
+    pub(super) tree: Arc<Tree>,
+}
+
+/// A place for one stream to a holder.
+struct Lane {
+    number: usize,
+    holder: PeerId,
+    /// Beside another lane to the same holder.
+    second: bool,
+    /// What the holder's last answer left open.
+    open: Option<(Link, Stream)>,
+}
+
+/// How a lane's work on a span ended.
+struct Ended {
+    lane: Lane,
+    span: Range<u64>,
+    /// The first group of the span that is not in the file.
+    reached: u64,
+    moved: u64,
+    result: Result<Stays, Trouble>,
+}
+
+/// Whether a lane goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stays {
+    Yes,
+    /// A relay carries one stream of a fetch: it loads a third party.
+    No,
+}
+
+/// The lanes of one fetch.
+pub(super) struct Lanes<'a> {
+    fetcher: &'a Fetcher,
+    whole: Whole,
+    idle: VecDeque<Lane>,
+    lanes: usize,
+    /// Holders without a lane: each takes the place of one that does not help.
+    reserve: VecDeque<PeerId>,
+}
+
+impl<'a> Lanes<'a> {
+    /// Lanes to these holders, likeliest first, for so many groups.
+    pub(super) fn new(fetcher: &'a Fetcher, whole: Whole, holders: &[PeerId], groups: usize) -> Self {
+        let each = LANES_PER_HOLDER.div_ceil(holders.len().max(1));
+        let turns = (0..each).flat_map(|_| holders.iter().copied());
+        let lanes = (groups / GROUPS_A_LANE).clamp(1, LANES);
+        let idle: VecDeque<Lane> = turns
+            .take(lanes)
+            .enumerate()
+            .map(|(number, holder)| Lane {
+                number,
+                holder,
+                second: number >= holders.len(),
+                open: None,
+            })
+            .collect();
+        Self {
+            fetcher,
+            whole,
+            lanes: idle.len(),
+            reserve: holders.iter().skip(idle.len()).copied().collect(),
+            idle,
+        }
+    }
+
+    /// Brings what is missing. Gives the holder that completed it; none when no holder is left that helps; an error of our
+    /// own disk. Every other trouble is noted where it belongs.
+    pub(super) async fn fill(mut self, progress: &mut Progress) -> io::Result<Option<PeerId>> {
+        let mut waiting = progress.missing.clone();
+        let mut busy: BTreeMap<usize, Range<u64>> = BTreeMap::new();
+        let (fetcher, whole) = (self.fetcher, &self.whole);
+        let mut working = FuturesUnordered::new();
+        loop {
+            while let Some(lane) = self.idle.pop_front() {
+                let span = take_span(&mut waiting, self.lanes).or_else(|| rest_of(&busy, &progress.missing));
+                let Some(span) = span else {
+                    self.idle.push_back(lane);
+                    break;
+                };
+                busy.insert(lane.number, span.clone());
+                working.push(bring(fetcher, whole, lane, span));
+            }
+            let Some(ended) = working.next().await else {
+                return Ok(None);
+            };
+            busy.remove(&ended.lane.number);
+            progress.moved += ended.moved;
+            for group in ended.span.start..ended.reached {
+                progress.missing.remove(&group);
+                waiting.remove(&group);
+            }
+            if progress.missing.is_empty() {
+                return Ok(Some(ended.lane.holder));
+            }
+            // What it did not bring is handed out again, but for what another lane is bringing.
+            let others = |group: &u64| busy.values().any(|span| span.contains(group));
+            let left = (ended.reached..ended.span.end).filter(|group| progress.missing.contains(group));
+            waiting.extend(left.filter(|group| !others(group)));
+            match ended.result {
+                Ok(Stays::Yes) if !progress.is_out(&ended.lane.holder) => {
+                    self.idle.push_back(ended.lane);
+                    continue;
+                }
+                Ok(_) => {}
+                Err(Trouble::Disk(error)) => return Err(error),
+                // Its other lanes may go on.
+                Err(Trouble::Busy) => progress.note(ended.lane.holder, Trouble::Busy),
+                Err(trouble) => {
+                    let holder = ended.lane.holder;
+                    progress.note(holder, trouble);
+                    self.idle.retain(|lane| lane.holder != holder);
+                }
+            }
+            let instead = self.reserve.pop_front().map(|holder| Lane {
+                number: ended.lane.number,
+                holder,
+                second: false,
+                open: None,
+            });
+            self.idle.extend(instead);
+        }
+    }
+}
+
+/// The next groups in a row that nobody brings yet: fewer towards the end, so that all lanes end together.
+fn take_span(waiting: &mut BTreeSet<u64>, lanes: usize) -> Option<Range<u64>> {
+    let first = *waiting.first()?;
+    let share = (waiting.len() as u64).div_ceil(2 * lanes.max(1) as u64);
+    let most = share.clamp(1, LANE_GROUPS);
+    let mut span = first..first;
+    while span.end - span.start < most && waiting.remove(&span.end) {
+        span.end += 1;
+    }
+    Some(span)
+}
+
+/// What the lane with the most before it has not brought, if nobody else is asked for it already.
+fn rest_of(busy: &BTreeMap<usize, Range<u64>>, missing: &BTreeSet<u64>) -> Option<Range<u64>> {
+    let twice = |span: &Range<u64>| busy.values().filter(|other| other.contains(&span.start)).count() > 1;
+    let alone = busy.values().filter(|span| !twice(span));
+    let longest = alone.max_by_key(|span| span.end - span.start)?;
+    let first = *missing.range(longest.clone()).next()?;
+    Some(first..longest.end)
+}
+
+async fn bring(fetcher: &Fetcher, whole: &Whole, mut lane: Lane, span: Range<u64>) -> Ended {
+    let (mut reached, mut moved) = (span.start, 0);
+    let result = bring_span(fetcher, whole, &mut lane, span.clone(), &mut reached, &mut moved).await;
+    if result.is_err()
+        && let Some((link, _)) = lane.open.take()
+        && matches!(result, Err(Trouble::Later(_)))
+    {
+        fetcher.forget(lane.holder, &link).await;
+    }
+    Ended {
+        lane,
+        span,
+        reached,
+        moved,
+        result,
+    }
+}
+
+async fn bring_span(
+    fetcher: &Fetcher,
+    whole: &Whole,
+    lane: &mut Lane,
+    span: Range<u64>,
+    reached: &mut u64,
+    moved: &mut u64,
+) -> Result<Stays, Trouble> {
+    if lane.open.is_none() {
+        let link = fetcher.find(lane.holder).await.map_err(Trouble::Later)?;
+        if lane.second && matches!(link.path, Path::Relay) {
+            return Ok(Stays::No);
+        }
+        let mut dialer = fetcher.dialer.clone();
+        let opened = within(BULK_REQUEST_TIMEOUT, dialer.open(lane.holder, &link.path)).await;
+        match opened {
+            Ok(stream) => lane.open = Some((link, stream)),
+            Err(error) => {
+                fetcher.forget(lane.holder, &link).await;
+                return Err(error.into());
+            }
+        }
+    }
+    let Some((link, stream)) = &mut lane.open else {
+        return Ok(Stays::No);
+    };
+    let offset = span.start * BLOB_GROUP_BYTES;
+    let request = Request {
+        kind: Kind::Range,
+        blob: whole.blob,
+        offset,
+        length: (span.end * BLOB_GROUP_BYTES).min(whole.length) - offset,
+    };
+    ask(stream, request, whole.length, BULK_REQUEST_TIMEOUT).await?;
+    let mut file = open(whole).await.map_err(Trouble::Disk)?;
+    let mut bytes = vec![0; BLOB_GROUP_BYTES as usize];
+    for group in span {
+        let bytes = &mut bytes[..group_length(group, whole.length) as usize];
+        let mut check = GroupCheck::new(group);
+        for piece in bytes.chunks_mut(BLOB_CHUNK_BYTES) {
+            within(BULK_CHUNK_TIMEOUT, stream.read.read_exact(piece)).await?;
+            *moved += fetcher.received(&link.tally, piece.len());
+            check.update(piece);
+        }
+        if !check.holds(&whole.blob, Some(&whole.tree)) {
+            return Err(Trouble::Lie);
+        }
+        let at = SeekFrom::Start(group * BLOB_GROUP_BYTES);
+        file.seek(at).await.map_err(Trouble::Disk)?;
+        file.write_all(bytes).await.map_err(Trouble::Disk)?;
+        file.flush().await.map_err(Trouble::Disk)?;
+        *reached = group + 1;
+    }
+    link.tally.item_in();
+    Ok(Stays::Yes)
+}
+
+async fn open(whole: &Whole) -> io::Result<File> {
+    let mut file = OpenOptions::new().write(true).open(&whole.path).await?;
+    file.set_max_buf_size(BLOB_CHUNK_BYTES);
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_hand_everything_out_once_and_shrink_towards_the_end() {
+        let mut waiting: BTreeSet<u64> = (0..300).filter(|group| *group != 7).collect();
+        let mut spans = Vec::new();
+        while let Some(span) = take_span(&mut waiting, 4) {
+            spans.push(span);
+        }
+        let all: Vec<u64> = spans.iter().cloned().flatten().collect();
+        assert_eq!(all, (0..300).filter(|group| *group != 7).collect::<Vec<_>>());
+        assert!(spans.iter().all(|span| span.end - span.start <= LANE_GROUPS));
+        assert_eq!(spans[0], 0..7, "a group that is here ends a span");
+        assert_eq!(spans[spans.len() - 1], 299..300);
+    }
+
+    #[test]
+    fn what_a_lane_has_not_brought_is_asked_of_one_other() {
+        let missing: BTreeSet<u64> = [12, 13, 14, 20].into();
+        let mut busy = BTreeMap::from([(0, 10..15), (1, 20..21)]);
+        assert_eq!(rest_of(&busy, &missing), Some(12..15));
+        busy.insert(2, 12..15);
+        busy.insert(0, 12..15);
+        assert_eq!(
+            rest_of(&busy, &missing),
+            Some(20..21),
+            "the first has its second already"
+        );
+    }
+}
