@@ -247,9 +247,17 @@ fn compose(
         dcutr: dcutr::Behaviour::new(peer),
         autonat: config
             .autonat
-            .then(|| autonat::Behaviour::new(peer, autonat::Config::default()))
+            .then(|| autonat::Behaviour::new(peer, reachability_tests()))
             .into(),
     })
+}
+
+/// Institutions also meet in private networks of many sites: there, too, it counts who can be reached.
+fn reachability_tests() -> autonat::Config {
+    autonat::Config {
+        only_global_ips: false,
+        ..autonat::Config::default()
+    }
 }
 
 /// libp2p's default circuit carries 128 KiB for two minutes; a session talks for hours and may fetch its blobs through it.

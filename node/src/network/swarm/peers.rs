@@ -261,9 +261,15 @@ impl SwarmTask {
         }
     }
 
-    /// Listens through relays: those of the configuration always, others when peers cannot reach us directly.
+    /// Listens through relays: those of the configuration always, others when peers cannot reach us directly, or when that is
+    /// not known (to know it takes peers in public places) and a member is not to be had.
     fn hold_relays(&mut self) {
-        let found = (self.reachability == "private").then(|| {
+        let needed = match self.reachability {
+            "private" => true,
+            "public" => false,
+            _ => self.redial.fails_beyond(FAILURES_BEFORE_RELAY),
+        };
+        let found = needed.then(|| {
             let relays = self.peers.iter().filter(|(_, state)| state.is_relay);
             let direct = |state: &Peer| {
                 state

@@ -46,6 +46,12 @@ impl Redial {
         self.held.get(peer).map_or(0, |attempt| attempt.failures)
     }
 
+    /// Whether some held peer was dialled in vain more often than this.
+    pub(super) fn fails_beyond(&self, failures: u32) -> bool {
+        let mut missing = self.held.values().filter(|attempt| attempt.connected_since.is_none());
+        missing.any(|attempt| attempt.failures > failures)
+    }
+
     /// Peers to dial now. Each is taken to fail until `connected` says otherwise.
     pub(super) fn due(&mut self, now: Instant) -> Vec<PeerId> {
         let due = self
