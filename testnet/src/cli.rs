@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::containers::{ContainerError, Drill, Engine, SESSION, create_session, prepare_texts};
 use crate::demo::Demo;
-use crate::processes::Soak;
+use crate::processes::{Exchange, Soak};
 use crate::replay;
 use crate::reproduce::{CLAIMS, Reproduce};
 use crate::simulation::{Checker, Overrides, Report, Scenario, run};
@@ -110,6 +110,61 @@ enum Command {
     ///   testnet processes --nodes 5 --kills 1000 --seed 7 --dir /var/tmp/soak
     #[command(verbatim_doc_comment)]
     Processes(ProcessesArgs),
+    /// Time the exchange of a round between real nodes on this machine
+    ///
+    /// The last line of standard output is one JSON object: milliseconds from one settlement to the next, the median of the
+    /// rounds, the least and the greatest. The objective is synthetic, and costs little.
+    ///
+    /// Examples:
+    ///   testnet exchange --nodes 2 --parameters 10000000
+    ///   testnet exchange --nodes 8 --parameters 1000000 --encoding f32 --rounds 20
+    #[command(verbatim_doc_comment)]
+    Exchange(ExchangeArgs),
+}
+
+#[derive(Debug, Args)]
+struct ExchangeArgs {
+    /// The folder for nodes and logs, which must not exist
+    #[arg(long, default_value = "target/exchange")]
+    dir: PathBuf,
+    /// Nodes
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(2..=64))]
+    nodes: u16,
+    /// Parameters of the model
+    #[arg(long, default_value_t = 10_000_000)]
+    parameters: u32,
+    /// The encoding of updates
+    #[arg(long, default_value = "bf16")]
+    encoding: String,
+    /// Rounds that are counted
+    #[arg(long, default_value_t = 10)]
+    rounds: u64,
+}
+
+impl ExchangeArgs {
+    fn run(self) -> ExitCode {
+        if self.dir.exists() {
+            eprintln!("error: --dir {} exists: remove it, or name another", self.dir.display());
+            return ExitCode::from(1);
+        }
+        let exchange = Exchange {
+            root: self.dir,
+            nodes: usize::from(self.nodes),
+            parameters: self.parameters,
+            encoding: self.encoding,
+            rounds: self.rounds,
+        };
+        match exchange.run() {
+            Ok(exchanged) => {
+                println!("{}", json!(exchanged));
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("error: {error}");
+                ExitCode::from(1)
+            }
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -427,6 +482,7 @@ impl Cli {
             Command::Replay(replay) => replay.run(),
             Command::Docker(docker) => docker.run(),
             Command::Processes(processes) => processes.run(),
+            Command::Exchange(exchange) => exchange.run(),
         }
     }
 }

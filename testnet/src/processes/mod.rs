@@ -19,6 +19,7 @@
 mod binary;
 mod cluster;
 mod error;
+mod exchange;
 mod guard;
 mod node;
 mod ports;
@@ -28,6 +29,7 @@ mod view;
 pub use binary::NodeBinary;
 pub use cluster::{Cluster, Plan};
 pub use error::ProcessError;
+pub use exchange::{Exchange, Exchanged};
 pub use node::{Answer, NodeProcess};
 pub use soak::{Soak, Soaked, divergent_rounds};
 pub use view::{Bytes, Member, NodeStatus, OwnReport, Participant, Progress, RoundRow, SessionStatus};
