@@ -20,7 +20,7 @@ SEEDS ?= 1..50
 PEERS ?=
 ROUNDS ?=
 
-.PHONY: help deps build demo test test-architecture lint format-check clippy simulate soak docker-image testnet-docker bench-aggregation bench-engine bench-data bench-optimizers reproduce check-cuda cuda-binary clean-demo
+.PHONY: help deps build demo test test-architecture lint format-check clippy simulate soak docker-image testnet-docker bench-aggregation bench-links bench-engine bench-data bench-optimizers reproduce check-cuda cuda-binary clean-demo
 
 ## help: list the targets
 help:
@@ -82,10 +82,15 @@ docker-image: build
 testnet-docker: docker-image
 	@$(BUILD)/testnet docker run
 
-## soak: run every scenario (but the largest) over many seeds: SEEDS=1..200; the last line is JSON
+## soak: run every scenario (but the largest) over many seeds: SEEDS=1..200; HOURS=2: new seeds, and kills of real nodes
 soak:
+ifneq ($(HOURS),)
+	@$(CLANG) $(CARGO) build --release --quiet --workspace --bins
+	@scripts/soak $(HOURS)
+else
 	@$(CARGO) build --release --quiet -p synod-testnet
 	@$(BUILD)/testnet simulate $(filter-out testnet/scenarios/thousand_peers.toml,$(wildcard testnet/scenarios/*.toml)) --seeds $(SEEDS)
+endif
 
 ## bench-aggregation: time rules and encodings beside memory speed and ByzFL; one JSON object a case
 bench-aggregation:
@@ -101,6 +106,10 @@ else
 	@$(CARGO) build --release --quiet -p synod-testnet
 	@$(BUILD)/testnet reproduce $(CLAIM) --dir target/$(CLAIM) $(if $(QUICK),--quick) $(if $(DATA),--data $(DATA)) $(if $(THREADS),--threads $(THREADS))
 endif
+
+## bench-links: what share of emulated links the data plane reaches; one JSON object a link (SYNOD_LINK_MIB, SYNOD_LINK_REPETITIONS)
+bench-links:
+	@$(CLANG) $(CARGO) bench --quiet --workspace --bench links
 
 ## bench-engine: training steps beside PyTorch (installed where it is missing), CASES="5.8M 30M"; one JSON object a case
 bench-engine:
