@@ -136,6 +136,12 @@ async fn peers(State(context): State<Context>) -> Outcome<Json<Vec<PeerView>>> {
             sessions: shared.map(|session| session.name.clone()).collect(),
             control_bytes: bytes(counters.control_by_peer.get(&info.peer)),
             bulk_bytes: bytes(counters.bulk_by_peer.get(&info.peer)),
+            bytes_per_s: counters
+                .bulk_by_peer
+                .get(&info.peer)
+                .map(|traffic| traffic.bytes_per_s)
+                .filter(|speed| *speed > 0),
+            clock_ahead_ms: info.clock_ahead_ms,
             peer,
         }
     };

@@ -401,6 +401,12 @@ pub struct PeerView {
     pub control_bytes: Bytes,
     /// Model and update bytes.
     pub bulk_bytes: Bytes,
+    /// Speed of the last transfer of a mebibyte or more from it, over one stream, in bytes a second.
+    #[serde(default)]
+    pub bytes_per_s: Option<u64>,
+    /// Its clock less this machine's, when the connection was made, in milliseconds.
+    #[serde(default)]
+    pub clock_ahead_ms: Option<i64>,
 }
 
 /// What a request that failed is answered with.

@@ -356,6 +356,9 @@ fn running_node(dir: &DataDir, pid: u32) -> Vec<Finding> {
     findings
 }
 
+/// Clocks further apart than this are told; less may be the time that the telling took.
+const CLOCKS_APART_MS: u64 = 5_000;
+
 /// How another member is reached, and what to do where it is not.
 fn of_member(member: &MemberView, session: &SessionView, peers: &[PeerView], version: &str) -> Finding {
     let name = format!("`{}` {}", session.name, short(&member.peer));
@@ -375,18 +378,33 @@ fn of_member(member: &MemberView, session: &SessionView, peers: &[PeerView], ver
     let trip = peer
         .round_trip_ms
         .map_or_else(String::new, |ms| format!(", {ms:.1} ms there and back"));
+    let speed = peer.bytes_per_s.map_or_else(String::new, |speed| {
+        format!(", {}/s in the last transfer", bytes(speed))
+    });
     let traffic = format!(
         "{} in and {} out within {} s",
         bytes(peer.control_bytes.received + peer.bulk_bytes.received),
         bytes(peer.control_bytes.sent + peer.bulk_bytes.sent),
         peer.connected_s
     );
-    let text = format!("{name}: {heard}, connected {way}{trip}, {traffic}");
+    let text = format!("{name}: {heard}, connected {way}{trip}{speed}, {traffic}");
     let other = peer
         .agent
         .as_deref()
         .and_then(|agent| agent.rsplit('/').next())
         .filter(|theirs| *theirs != version);
+    if let Some(ahead_ms) = peer.clock_ahead_ms.filter(|ms| ms.unsigned_abs() > CLOCKS_APART_MS) {
+        let (seconds, side) = (
+            ahead_ms.unsigned_abs() / 1000,
+            if ahead_ms > 0 { "ahead of" } else { "behind" },
+        );
+        return warning(
+            "clock",
+            format!(
+                "{text}; its clock is {seconds} s {side} this machine's: set both by NTP, for invites expire by their issuer's clock and logs are compared by time"
+            ),
+        );
+    }
     match (other, member.round) {
         (Some(theirs), _) => warning(
             "member",

@@ -1,4 +1,4 @@
-//! What two peers tell each other first: where the bulk plane is, and which start of the process this is.
+//! What two peers tell each other first: where the bulk plane is, which start of the process this is, and what the clock says.
 //! It believes only what concerns the teller; addresses are candidates to try, and the certificate decides.
 
 use std::net::{IpAddr, SocketAddr};
@@ -18,11 +18,21 @@ pub(super) struct Contact {
     pub(super) bulk_port: u16,
     /// Addresses of the bulk plane that the peer knows to be reachable.
     pub(super) bulk_external: Vec<SocketAddr>,
+    /// The teller's clock when it told, in milliseconds since 1970; former versions do not tell.
+    #[serde(skip)]
+    pub(super) clock_ms: Option<u64>,
+}
+
+/// This machine's clock, in milliseconds since 1970.
+pub(super) fn clock_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 impl Contact {
+    /// What is told now.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
-        postcard::to_stdvec(self).expect("a contact is plain data")
+        postcard::to_stdvec(&(self, clock_ms())).expect("a contact is plain data")
     }
 
     /// None for bytes that are no contact, or too many of them.
@@ -30,7 +40,8 @@ impl Contact {
         if bytes.len() > CONTACT_MAX_BYTES {
             return None;
         }
-        let (mut contact, _later_fields): (Self, _) = postcard::take_from_bytes(bytes).ok()?;
+        let (mut contact, rest): (Self, _) = postcard::take_from_bytes(bytes).ok()?;
+        contact.clock_ms = postcard::take_from_bytes(rest).ok().map(|(clock, _later_fields)| clock);
         contact.bulk_external.truncate(BULK_CANDIDATES);
         Some(contact)
     }
@@ -104,12 +115,22 @@ mod tests {
                 "1.2.3.4:5".parse().expect("literal"),
                 "127.0.0.1:5".parse().expect("literal"),
             ],
+            clock_ms: None,
         }
     }
 
     #[test]
     fn a_contact_reads_back_and_garbage_is_none() {
-        assert_eq!(Contact::from_bytes(&contact().to_bytes()), Some(contact()));
+        let before = clock_ms();
+        let read = Contact::from_bytes(&contact().to_bytes()).expect("it reads back");
+        assert!(
+            read.clock_ms
+                .is_some_and(|clock| (before..=clock_ms()).contains(&clock))
+        );
+        assert_eq!(Contact { clock_ms: None, ..read }, contact());
+        // What a former version tells has no clock.
+        let former = postcard::to_stdvec(&contact()).expect("plain data");
+        assert_eq!(Contact::from_bytes(&former), Some(contact()));
         assert_eq!(Contact::from_bytes(&[0xff; 40]), None);
         assert_eq!(Contact::from_bytes(&vec![0; CONTACT_MAX_BYTES + 1]), None);
     }

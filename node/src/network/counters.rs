@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use serde::Serialize;
 use synod_protocol::identity::PeerId;
@@ -69,6 +70,7 @@ pub(super) struct Tally {
     bytes_out: AtomicU64,
     items_in: AtomicU64,
     items_out: AtomicU64,
+    bytes_per_s: AtomicU64,
 }
 
 /// Bytes and items (messages, or blobs in whole or part) that came and went.
@@ -82,7 +84,12 @@ pub struct Traffic {
     pub items_in: u64,
     /// Messages or blob transfers sent.
     pub items_out: u64,
+    /// Speed of the last transfer of a mebibyte or more that came, over one stream; 0 before there was one.
+    pub bytes_per_s: u64,
 }
+
+/// Shorter transfers tell the round trip, not the bandwidth.
+const MEASURED_BYTES: u64 = 1 << 20;
 
 impl Tally {
     pub(super) fn received(&self, bytes: u64) {
@@ -97,12 +104,20 @@ impl Tally {
     pub(super) fn item_out(&self) {
         self.items_out.fetch_add(1, Relaxed);
     }
+    /// Takes note of how long a transfer took, if it was long enough to tell.
+    pub(super) fn took(&self, bytes: u64, time: Duration) {
+        if bytes >= MEASURED_BYTES {
+            let speed = bytes as f64 / time.as_secs_f64().max(1e-6);
+            self.bytes_per_s.store(speed as u64, Relaxed);
+        }
+    }
     pub(super) fn snapshot(&self) -> Traffic {
         Traffic {
             bytes_in: self.bytes_in.load(Relaxed),
             bytes_out: self.bytes_out.load(Relaxed),
             items_in: self.items_in.load(Relaxed),
             items_out: self.items_out.load(Relaxed),
+            bytes_per_s: self.bytes_per_s.load(Relaxed),
         }
     }
 }

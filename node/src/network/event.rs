@@ -134,6 +134,8 @@ pub struct PeerInfo {
     pub relayed: bool,
     /// The last round-trip time, once it was measured.
     pub round_trip: Option<Duration>,
+    /// Its clock less ours when the connection was made, up to the time that the telling took, in milliseconds.
+    pub clock_ahead_ms: Option<i64>,
     /// The peer's software, as it says.
     pub agent: Option<String>,
     /// How long it has been connected.

@@ -7,6 +7,7 @@ use std::io::{self, SeekFrom};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -225,6 +226,7 @@ async fn bring_span(
         offset,
         length: (span.end * BLOB_GROUP_BYTES).min(whole.length) - offset,
     };
+    let began = Instant::now();
     ask(stream, request, whole.length, BULK_REQUEST_TIMEOUT).await?;
     let mut file = open(whole).await.map_err(Trouble::Disk)?;
     let mut bytes = vec![0; BLOB_GROUP_BYTES as usize];
@@ -246,6 +248,7 @@ async fn bring_span(
         *reached = group + 1;
     }
     link.tally.item_in();
+    link.tally.took(request.length, began.elapsed());
     Ok(Stays::Yes)
 }
 

@@ -118,6 +118,7 @@ impl SwarmTask {
             instance: u64::from_le_bytes(instance),
             bulk_port: bulk_addresses.first().map_or(0, SocketAddr::port),
             bulk_external: config.bulk_external.clone(),
+            clock_ms: None,
         };
         let mut task = Self {
             swarm: behaviour::build_swarm(config, keypair(identity))?,

@@ -13,7 +13,7 @@ use libp2p::{Multiaddr, autonat, identify, kad, mdns, ping, relay};
 use synod_protocol::identity::{PeerId, SessionId};
 
 use super::super::config::{ADDRESSES_PER_PEER, MDNS_DIALS};
-use super::super::contact::{Candidates, Contact, direct_ip, is_relayed};
+use super::super::contact::{Candidates, Contact, clock_ms, direct_ip, is_relayed};
 use super::super::event::{NetworkEvent, PeerInfo};
 use super::super::identity::{from_libp2p, to_libp2p};
 use super::SwarmTask;
@@ -36,6 +36,8 @@ pub(super) struct Peer {
     round_trip: Option<Duration>,
     agent: Option<String>,
     is_relay: bool,
+    /// Its clock less ours when it last told, up to the time that the telling took.
+    clock_ahead_ms: Option<i64>,
     pub(super) allowance: Allowance,
 }
 
@@ -73,6 +75,7 @@ impl SwarmTask {
             round_trip: None,
             agent: None,
             is_relay: false,
+            clock_ahead_ms: None,
             allowance: Allowance::full(now),
         });
         state.connections.push(Connection {
@@ -145,9 +148,12 @@ impl SwarmTask {
     /// and messages must not be sent into them until they time out.
     fn learn_contact(&mut self, peer: PeerId, connection: ConnectionId, contact: Contact) {
         let instance = contact.instance;
+        let ahead = |theirs: u64| theirs as i64 - clock_ms() as i64;
+        let clock_ahead_ms = contact.clock_ms.map(ahead);
         let restarted = self.book.instance(&peer).is_some_and(|former| former != instance);
         self.book.entry(peer, |_| false).contact = Some(contact);
         let Some(state) = self.peers.get_mut(&peer) else { return };
+        state.clock_ahead_ms = clock_ahead_ms.or(state.clock_ahead_ms);
         for known in state.connections.iter_mut().filter(|known| known.id == connection) {
             known.instance = Some(instance);
         }
@@ -490,6 +496,7 @@ impl SwarmTask {
                 .all(|connection| is_relayed(&connection.address)),
             round_trip: state.round_trip,
             agent: state.agent.clone(),
+            clock_ahead_ms: state.clock_ahead_ms,
             connected_for: state.since.elapsed(),
             bulk_addresses: self.book.bulk_candidates(peer),
         };
