@@ -521,7 +521,10 @@ impl Machine {
             Some(carrier) => self.charge(Evidence::plain(carrier, Reject::Replay, self.round(), kind)),
             None => self.charge(Evidence::plain(from, Reject::Late, self.round(), kind)),
         }
-        self.on_catch_up(from, round);
+        // By quorum the last third of the votes is always late, and who is behind asks by itself.
+        if !self.is_by_quorum() {
+            self.on_catch_up(from, round);
+        }
         false
     }
 
