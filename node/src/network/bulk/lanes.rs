@@ -1,13 +1,13 @@
 //! The groups of one large blob, brought by several holders at once, over several streams where a holder is alone.
 //! A lane holds one group in memory and writes it once it is verified; who is slow keeps nothing from the others: when
-//! nothing is left to hand out, what a lane has not brought is asked of another, too.
+//! nothing is left to hand out, what a late lane has not brought is asked of another, too.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, SeekFrom};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -23,6 +23,13 @@ use super::fetch::{Fetcher, Link, Progress, Trouble, ask};
 use super::link::{Path, Stream, within};
 use super::tree::{GroupCheck, Tree, group_length};
 use super::wire::{Kind, Request};
+
+/// So many holders share a blob's lanes.
+const SPREAD_FROM: usize = 3;
+
+/// How long a lane may take before any has ended, and at the least.
+const FIRST_PATIENCE: Duration = Duration::from_secs(5);
+const LEAST_PATIENCE: Duration = Duration::from_millis(250);
 
 /// A blob whose tree is here, and the file that it comes into.
 pub(super) struct Whole {
@@ -73,24 +80,25 @@ pub(super) struct Lanes<'a> {
 impl<'a> Lanes<'a> {
     /// Lanes to these holders, likeliest first, for so many groups.
     pub(super) fn new(fetcher: &'a Fetcher, whole: Whole, holders: &[PeerId], groups: usize) -> Self {
-        let each = LANES_PER_HOLDER.div_ceil(holders.len().max(1));
-        let turns = (0..each).flat_map(|_| holders.iter().copied());
-        let lanes = (groups / GROUPS_A_LANE).clamp(1, LANES);
+        // Of two, the second is who spoke of the blob, and everybody asks it: it takes the place of the first where that fails.
+        let spread = if holders.len() < SPREAD_FROM { 1 } else { holders.len() };
+        let lanes = (groups / GROUPS_A_LANE).clamp(1, LANES.min(LANES_PER_HOLDER * spread));
+        let turns = holders[..spread.min(holders.len())].iter().copied().cycle();
         let idle: VecDeque<Lane> = turns
             .take(lanes)
             .enumerate()
             .map(|(number, holder)| Lane {
                 number,
                 holder,
-                second: number >= holders.len(),
+                second: number >= spread,
                 open: None,
             })
             .collect();
         Self {
             fetcher,
             whole,
-            lanes: idle.len(),
-            reserve: holders.iter().skip(idle.len()).copied().collect(),
+            lanes,
+            reserve: holders.iter().skip(lanes.min(spread)).copied().collect(),
             idle,
         }
     }
@@ -99,23 +107,46 @@ impl<'a> Lanes<'a> {
     /// own disk. Every other trouble is noted where it belongs.
     pub(super) async fn fill(mut self, progress: &mut Progress) -> io::Result<Option<PeerId>> {
         let mut waiting = progress.missing.clone();
-        let mut busy: BTreeMap<usize, Range<u64>> = BTreeMap::new();
+        let mut busy: BTreeMap<usize, Busy> = BTreeMap::new();
+        // The longest time a group that any lane has taken.
+        let mut pace: Option<Duration> = None;
         let (fetcher, whole) = (self.fetcher, &self.whole);
         let mut working = FuturesUnordered::new();
         loop {
             while let Some(lane) = self.idle.pop_front() {
-                let span = take_span(&mut waiting, self.lanes).or_else(|| rest_of(&busy, &progress.missing));
-                let Some(span) = span else {
+                let late = || rest_of_late(&busy, &progress.missing, pace, Instant::now());
+                let Some(span) = take_span(&mut waiting, self.lanes).or_else(late) else {
                     self.idle.push_back(lane);
                     break;
                 };
-                busy.insert(lane.number, span.clone());
+                let since = Instant::now();
+                busy.insert(
+                    lane.number,
+                    Busy {
+                        span: span.clone(),
+                        since,
+                    },
+                );
                 working.push(bring(fetcher, whole, lane, span));
             }
-            let Some(ended) = working.next().await else {
+            let next_late = busy
+                .values()
+                .map(|busy| busy.late_at(pace))
+                .min()
+                .filter(|_| !self.idle.is_empty());
+            let ended = tokio::select! {
+                ended = working.next() => ended,
+                () = sleep_until(next_late) => continue,
+            };
+            let Some(ended) = ended else {
                 return Ok(None);
             };
-            busy.remove(&ended.lane.number);
+            if let Some(busy) = busy.remove(&ended.lane.number)
+                && ended.reached > ended.span.start
+            {
+                let took = busy.since.elapsed() / u32::try_from(ended.reached - ended.span.start).unwrap_or(1);
+                pace = pace.max(Some(took));
+            }
             progress.moved += ended.moved;
             for group in ended.span.start..ended.reached {
                 progress.missing.remove(&group);
@@ -125,7 +156,7 @@ impl<'a> Lanes<'a> {
                 return Ok(Some(ended.lane.holder));
             }
             // What it did not bring is handed out again, but for what another lane is bringing.
-            let others = |group: &u64| busy.values().any(|span| span.contains(group));
+            let others = |group: &u64| busy.values().any(|busy| busy.span.contains(group));
             let left = (ended.reached..ended.span.end).filter(|group| progress.missing.contains(group));
             waiting.extend(left.filter(|group| !others(group)));
             match ended.result {
@@ -166,13 +197,46 @@ fn take_span(waiting: &mut BTreeSet<u64>, lanes: usize) -> Option<Range<u64>> {
     Some(span)
 }
 
-/// What the lane with the most before it has not brought, if nobody else is asked for it already.
-fn rest_of(busy: &BTreeMap<usize, Range<u64>>, missing: &BTreeSet<u64>) -> Option<Range<u64>> {
-    let twice = |span: &Range<u64>| busy.values().filter(|other| other.contains(&span.start)).count() > 1;
-    let alone = busy.values().filter(|span| !twice(span));
-    let longest = alone.max_by_key(|span| span.end - span.start)?;
-    let first = *missing.range(longest.clone()).next()?;
-    Some(first..longest.end)
+/// What a lane is bringing, and since when.
+struct Busy {
+    span: Range<u64>,
+    since: Instant,
+}
+
+impl Busy {
+    /// When it counts as late: after twice the time that the slowest lane has taken for as much.
+    fn late_at(&self, pace: Option<Duration>) -> Instant {
+        let groups = u32::try_from(self.span.end - self.span.start).unwrap_or(u32::MAX);
+        let usual = pace.map_or(FIRST_PATIENCE, |pace| 2 * pace.saturating_mul(groups));
+        self.since + usual.max(LEAST_PATIENCE)
+    }
+}
+
+/// What a late lane has not brought, the latest first, if nobody else is asked for it already.
+fn rest_of_late(
+    busy: &BTreeMap<usize, Busy>,
+    missing: &BTreeSet<u64>,
+    pace: Option<Duration>,
+    now: Instant,
+) -> Option<Range<u64>> {
+    let twice = |one: &Busy| {
+        busy.values()
+            .filter(|other| other.span.contains(&one.span.start))
+            .count()
+            > 1
+    };
+    let late = busy.values().filter(|one| !twice(one) && one.late_at(pace) <= now);
+    let latest = late.min_by_key(|one| one.late_at(pace))?;
+    let first = *missing.range(latest.span.clone()).next()?;
+    Some(first..latest.span.end)
+}
+
+/// Until then; for ever without a time.
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn bring(fetcher: &Fetcher, whole: &Whole, mut lane: Lane, span: Range<u64>) -> Ended {
@@ -277,16 +341,19 @@ mod tests {
     }
 
     #[test]
-    fn what_a_lane_has_not_brought_is_asked_of_one_other() {
+    fn what_a_late_lane_has_not_brought_is_asked_of_one_other() {
         let missing: BTreeSet<u64> = [12, 13, 14, 20].into();
-        let mut busy = BTreeMap::from([(0, 10..15), (1, 20..21)]);
-        assert_eq!(rest_of(&busy, &missing), Some(12..15));
-        busy.insert(2, 12..15);
-        busy.insert(0, 12..15);
-        assert_eq!(
-            rest_of(&busy, &missing),
-            Some(20..21),
-            "the first has its second already"
-        );
+        let since = Instant::now();
+        let lane = |span| Busy { span, since };
+        let mut busy = BTreeMap::from([(0, lane(10..15)), (1, lane(20..21))]);
+        let pace = Some(Duration::from_secs(1));
+        let rest = |busy: &BTreeMap<usize, Busy>, seconds| {
+            rest_of_late(busy, &missing, pace, since + Duration::from_secs(seconds))
+        };
+        assert_eq!(rest(&busy, 1), None, "nobody is late yet");
+        assert_eq!(rest(&busy, 3), Some(20..21), "one group takes two seconds at the most");
+        busy.insert(2, lane(20..21));
+        assert_eq!(rest(&busy, 3), None, "it has its second already");
+        assert_eq!(rest(&busy, 11), Some(12..15));
     }
 }
