@@ -20,7 +20,7 @@ SEEDS ?= 1..50
 PEERS ?=
 ROUNDS ?=
 
-.PHONY: help deps build demo test test-architecture lint format-check clippy simulate soak docker-image testnet-docker bench-aggregation bench-links bench-engine bench-data bench-optimizers reproduce check-cuda cuda-binary clean-demo
+.PHONY: help deps build demo test test-architecture lint format-check clippy simulate soak docker-image testnet-docker bench-aggregation bench-links bench-exchange bench-engine bench-data bench-optimizers reproduce check-cuda cuda-binary clean-demo
 
 ## help: list the targets
 help:
@@ -110,6 +110,11 @@ endif
 ## bench-links: what share of emulated links the data plane reaches; one JSON object a link (SYNOD_LINK_MIB, SYNOD_LINK_REPETITIONS)
 bench-links:
 	@$(CLANG) $(CARGO) bench --quiet --workspace --bench links
+
+## bench-exchange: rounds of real nodes beside hivemind's averaging (installed where it is missing), CASES="2x10000000"
+bench-exchange:
+	@$(CLANG) $(CARGO) build --release --quiet --workspace --bins
+	@CASES="$(CASES)" scripts/bench-exchange
 
 ## bench-engine: training steps beside PyTorch (installed where it is missing), CASES="5.8M 30M"; one JSON object a case
 bench-engine:

@@ -63,6 +63,7 @@ impl Exchange {
             [aggregation]
             rule = 'mean'
             encoding = '{encoding}'
+            outer = {{ learning_rate = 1.0, momentum = 0.0, nesterov = false }}
             ",
             rounds = self.rounds + WARM_UP,
             nodes = self.nodes,
