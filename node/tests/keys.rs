@@ -160,6 +160,7 @@ fn a_join_that_cannot_be_spends_no_use() {
 fn a_key_is_read_from_standard_input_and_from_a_file() {
     let (issuer, joiner) = (Node::running(), Node::running());
     issuer.ok("session create --preset synthetic --name first");
+    issuer.refused("verify first", 1, &["`first`", "settled nothing yet"]);
     let (key, block) = mint(&issuer, "invite first");
     let file = joiner.home.path().join("key.txt");
     std::fs::write(&file, format!("{key}\n")).unwrap();

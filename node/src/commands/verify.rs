@@ -37,6 +37,12 @@ pub fn run(dir: &DataDir, args: &VerifyArgs, terminal: Terminal) -> Outcome {
             chain.config.name, fault.round, fault.what
         )));
     }
+    if verified.state.is_empty() {
+        let name = &chain.config.name;
+        return Err(Failure::user(format!(
+            "session `{name}` has settled nothing yet, not even its founding: there is nothing to verify"
+        )));
+    }
     if let Some(path) = &args.write {
         write(path, &chain.to_bytes())?;
     }
