@@ -75,6 +75,9 @@ impl Values<'_> {
         match self {
             Self::Dense(values) => &values[first..first + length],
             Self::Encoded { encoder, bytes, .. } => {
+                if let Some(values) = encoder.in_place(bytes, first, length) {
+                    return values;
+                }
                 let values = &mut scratch[..length];
                 encoder.decode_range(bytes, first, values);
                 values

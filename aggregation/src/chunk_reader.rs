@@ -4,6 +4,10 @@
 use crate::aggregator::Contribution;
 use crate::numeric::CHUNK;
 
+/// From one decoded row to the next: a few cache lines more than a chunk. Rows a power of two apart would all fall into the
+/// same sets of the first-level cache and push each other out.
+const STRIDE: usize = CHUNK + 80;
+
 /// Reads chunks; holds the values of encoded updates while one is worked on (16 KiB a member), and nothing for dense ones.
 #[derive(Default)]
 pub(crate) struct ChunkReader {
@@ -23,8 +27,8 @@ impl ChunkReader {
     ) -> Vec<&'r [f32]> {
         assert!(length <= CHUNK && first.is_multiple_of(CHUNK), "one chunk at a time");
         let encoded = contributions.iter().filter(|c| c.values.is_encoded()).count();
-        self.scratch.resize(encoded * CHUNK, 0.0);
-        let mut scratch = self.scratch.chunks_mut(CHUNK);
+        self.scratch.resize(encoded * STRIDE, 0.0);
+        let mut scratch = self.scratch.chunks_mut(STRIDE);
         contributions
             .iter()
             .map(|contribution| {

@@ -21,13 +21,6 @@ use crate::sorting_network::{merge_exchange, prune};
 /// Coordinates of a chunk on which members' values within the kept ranges are counted.
 pub const COUNTED: usize = 256;
 
-/// Members whose part of a mixed row is one sum, which all rows that give them the same weights share. Part of the
-/// definition of a mixed value: its parts are summed by themselves, from first to last, and then added.
-const PART: usize = 4;
-
-/// Columns of all rows that are brought near before they are mixed: 64 KiB for sixteen rows.
-const RUN: usize = 1024;
-
 /// Chunks that one task works on, so that counts take little memory.
 const CHUNKS: usize = 16;
 
@@ -56,30 +49,38 @@ struct Plan {
     kernels: Kernels,
 }
 
-/// How rows are mixed: sums over a few members, and which of them each row is the sum of.
-struct Mixing {
-    parts: Vec<Vec<(usize, f64)>>,
-    rows: Vec<Vec<usize>>,
+/// How rows are mixed, in f64: what most rows share is summed once; each row is that sum, less what it lacks of it, and more
+/// what it alone has. This order is part of the definition of a mixed value.
+///
+/// Rows that differ in f of n members cost f additions each instead of n − f. What the shared sum holds is within most rows,
+/// so that a value far from the others, which robust mixing keeps out of most rows, never cancels in a row that lacks it.
+pub(crate) struct Mixing {
+    /// Which contribution, and its weight; no two are equal.
+    pub(crate) terms: Vec<(usize, f64)>,
+    /// The terms of the shared sum.
+    pub(crate) shared: Vec<usize>,
+    /// For each row, the shared terms that it lacks and the others that it has.
+    pub(crate) rows: Vec<(Vec<usize>, Vec<usize>)>,
 }
 
 impl Mixing {
     fn new(mixture: &Mixture) -> Self {
-        let mut parts: Vec<Vec<(usize, f64)>> = Vec::new();
-        let mut index_of = |terms: &[(usize, f64)]| {
-            parts.iter().position(|part| part == terms).unwrap_or_else(|| {
-                parts.push(terms.to_vec());
-                parts.len() - 1
-            })
-        };
-        let rows = mixture
-            .terms()
+        let rows = mixture.terms();
+        let mut terms: Vec<(usize, f64)> = rows.iter().flatten().copied().collect();
+        terms.sort_by(|(a, v), (b, w)| a.cmp(b).then(v.total_cmp(w)));
+        terms.dedup();
+        let used = |term: &(usize, f64)| rows.iter().filter(|row| row.contains(term)).count();
+        let is_shared: Vec<bool> = terms.iter().map(|term| 2 * used(term) > rows.len()).collect();
+        let those = |condition: &dyn Fn(usize) -> bool| (0..terms.len()).filter(|k| condition(*k)).collect();
+        let rows = rows
             .iter()
-            .map(|terms| {
-                let parts = terms.chunk_by(|(a, _), (b, _)| a / PART == b / PART);
-                parts.map(&mut index_of).collect()
+            .map(|row| {
+                let has = |k: usize| row.contains(&terms[k]);
+                (those(&|k| is_shared[k] && !has(k)), those(&|k| !is_shared[k] && has(k)))
             })
             .collect();
-        Self { parts, rows }
+        let shared = those(&|k| is_shared[k]);
+        Self { terms, shared, rows }
     }
 }
 
@@ -162,8 +163,8 @@ fn reduce_with(
 /// What one thread works in.
 struct Scratch {
     reader: ChunkReader,
-    /// Sums over some contributions, and the rows that these add up to.
-    parts: Vec<MixedPart>,
+    /// Weighted contributions, and the rows that these add up to.
+    terms: Vec<MixedPart>,
     mixed: Vec<MixedRow>,
     sorted: Vec<MixedRow>,
 }
@@ -172,7 +173,7 @@ impl Scratch {
     fn new(plan: &Plan) -> Self {
         Self {
             reader: ChunkReader::default(),
-            parts: vec![[0.0; MIX_WIDTH]; plan.mixing.as_ref().map_or(0, |mixing| mixing.parts.len())],
+            terms: vec![[0.0; MIX_WIDTH]; plan.mixing.as_ref().map_or(0, |mixing| mixing.terms.len())],
             mixed: vec![[0.0; SUM_WIDTH]; plan.rows],
             sorted: vec![[0.0; SUM_WIDTH]; plan.rows],
         }
@@ -189,7 +190,7 @@ impl Scratch {
     ) {
         let Self {
             reader,
-            parts,
+            terms,
             mixed,
             sorted,
         } = self;
@@ -197,20 +198,9 @@ impl Scratch {
         if let Some(mixing) = &plan.mixing {
             for (block, out) in out.chunks_mut(SUM_WIDTH).enumerate() {
                 let begin = block * SUM_WIDTH;
-                if begin.is_multiple_of(RUN) {
-                    for row in &rows {
-                        plan.kernels.draw_near(&row[begin..row.len().min(begin + RUN)]);
-                    }
-                }
                 for at in (0..out.len()).step_by(MIX_WIDTH) {
                     let length = MIX_WIDTH.min(out.len() - at);
-                    for (terms, part) in mixing.parts.iter().zip(parts.iter_mut()) {
-                        plan.kernels.mix_part(&rows, terms, begin + at, length, part);
-                    }
-                    for (which, mixed) in mixing.rows.iter().zip(mixed.iter_mut()) {
-                        let (columns, _) = mixed.as_chunks_mut::<MIX_WIDTH>();
-                        plan.kernels.add_parts(parts, which, &mut columns[at / MIX_WIDTH]);
-                    }
+                    plan.kernels.mix(&rows, mixing, begin + at, length, terms, mixed, at);
                 }
                 let mixed: Vec<&[f32]> = mixed.iter().map(|row| &row[..]).collect();
                 plan.block(&mixed, 0, out, sorted, (begin < COUNTED).then_some(&mut *counts));

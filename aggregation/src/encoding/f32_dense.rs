@@ -38,7 +38,44 @@ impl Encoder for F32Dense {
         }
     }
 
+    fn in_place<'b>(&self, bytes: &'b [u8], first: usize, len: usize) -> Option<&'b [f32]> {
+        let (body, _) = body_for_range(bytes, first, len);
+        let words = &body[4 * first..4 * (first + len)];
+        cfg!(target_endian = "little")
+            .then(|| bytemuck::try_cast_slice(words).ok()) // not where they do not begin at a multiple of four
+            .flatten()
+    }
+
     fn encoded_len(&self, dimension: usize) -> usize {
         dimension.saturating_mul(4).saturating_add(HEADER_LEN)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::numeric::CHUNK;
+
+    #[test]
+    fn values_in_place_are_the_decoded_ones_at_every_alignment() {
+        let values: Vec<f32> = (0..CHUNK + 9).map(|i| i as f32 - 0.5).collect();
+        let mut bytes = Vec::new();
+        F32Dense.encode(&values, &mut bytes);
+        let mut found = 0;
+        for shift in 0..4 {
+            let mut shifted = vec![0; shift];
+            shifted.extend(&bytes);
+            for (first, len) in [(0, 5), (0, CHUNK + 9), (CHUNK, 9), (CHUNK, 0)] {
+                if let Some(read) = F32Dense.in_place(&shifted[shift..], first, len) {
+                    assert_eq!(read, &values[first..first + len]);
+                    found += usize::from(len > 0);
+                }
+            }
+        }
+        assert_eq!(
+            found,
+            if cfg!(target_endian = "little") { 3 } else { 0 },
+            "one alignment of four"
+        );
     }
 }

@@ -71,6 +71,13 @@ pub trait Encoder: Send + Sync {
     /// When the range is not one of the update's. Bytes that were not validated give a panic or values without meaning.
     fn decode_range(&self, bytes: &[u8], first: usize, out: &mut [f32]);
 
+    /// The decoded coordinates `first .. first + len` where they lie, if the bytes hold them as this machine does. The same
+    /// conditions as for [`decode_range`](Self::decode_range).
+    fn in_place<'b>(&self, bytes: &'b [u8], first: usize, len: usize) -> Option<&'b [f32]> {
+        let _ = (bytes, first, len);
+        None
+    }
+
     /// Writes the decoded update over `out`, whose length is the dimension that is expected.
     /// After an error, the contents of `out` are as before.
     fn decode(&self, bytes: &[u8], out: &mut [f32]) -> Result<(), DecodeError> {

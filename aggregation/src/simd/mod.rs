@@ -10,6 +10,7 @@ pub(crate) mod networks;
 mod x86;
 
 use self::networks::Comparator;
+use crate::coordinates::Mixing;
 use crate::numeric::LANES;
 
 /// Rows of a block of products.
@@ -22,7 +23,7 @@ pub(crate) type ProductBlock = [[[f64; LANES]; BLOCK]; BLOCK];
 pub(crate) const SUM_WIDTH: usize = 256;
 /// Columns that are mixed side by side: sixteen rows of f64 are 8 KiB and stay in the first-level cache.
 pub(crate) const MIX_WIDTH: usize = 64;
-/// Sums over some rows of columns that are mixed side by side.
+/// Weighted values of one row, of columns that are mixed side by side.
 pub(crate) type MixedPart = [f64; MIX_WIDTH];
 /// A block of one row.
 pub(crate) type MixedRow = [f32; SUM_WIDTH];
@@ -90,16 +91,6 @@ impl Kernels {
         all
     }
 
-    /// Brings values near that other kernels will read in short pieces: memory is faster in long runs.
-    pub(crate) fn draw_near(self, values: &[f32]) {
-        #[cfg(target_arch = "x86_64")]
-        if self != Self::Portable {
-            x86::draw_near(values);
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = values;
-    }
-
     /// Adds the products of the rows of `left` with those of `right`, each minus `centre` where there is one, lane by lane:
     /// column k to lane k mod [`LANES`].
     pub(crate) fn products(self, left: &Rows<'_>, right: &Rows<'_>, centre: Option<&[f32]>, block: &mut ProductBlock) {
@@ -129,26 +120,24 @@ impl Kernels {
         )
     }
 
-    /// part[k] = Σ factor · rows[index][begin + k] over the (index, factor) of `terms`, in their order, for `length` columns,
-    /// at most [`MIX_WIDTH`].
-    pub(crate) fn mix_part(
+    /// Writes columns `begin..begin + length` of the mixed rows, rounded, to `mixed` from `at` on, a multiple of
+    /// [`MIX_WIDTH`]; `length` is at most that. `terms` is scratch, one for each of the mixing's terms.
+    #[allow(clippy::too_many_arguments)] // one inner loop; a struct for its arguments would be made and taken apart at once
+    pub(crate) fn mix(
         self,
         rows: &[&[f32]],
-        terms: &[(usize, f64)],
+        mixing: &Mixing,
         begin: usize,
         length: usize,
-        part: &mut MixedPart,
+        terms: &mut [MixedPart],
+        mixed: &mut [MixedRow],
+        at: usize,
     ) {
         dispatch!(
             self,
-            mix_part(rows, terms, begin, length, part),
-            mix_part(rows, terms, begin, length, part)
+            mix(rows, mixing, begin, length, terms, mixed, at),
+            mix(rows, mixing, begin, length, terms, mixed, at)
         )
-    }
-
-    /// mixed[k] = Σ parts[index][k] over the indices of `which`, in their order, rounded.
-    pub(crate) fn add_parts(self, parts: &[MixedPart], which: &[usize], mixed: &mut [f32; MIX_WIDTH]) {
-        dispatch!(self, add_parts(parts, which, mixed), add_parts(parts, which, mixed))
     }
 
     /// out[k] = scale · integers[k], where the bytes are i8.
@@ -251,24 +240,40 @@ fn rounded(value: f64) -> f32 {
     (if bounded < -MOST { -MOST } else { bounded }) as f32
 }
 
-fn mix_part(rows: &[&[f32]], terms: &[(usize, f64)], begin: usize, length: usize, part: &mut MixedPart) {
-    let mut sums = [0.0f64; MIX_WIDTH];
-    for &(row, factor) in terms {
-        for (sum, &value) in sums.iter_mut().zip(&rows[row][begin..begin + length]) {
-            *sum += factor * f64::from(value);
+fn mix(
+    rows: &[&[f32]],
+    mixing: &Mixing,
+    begin: usize,
+    length: usize,
+    terms: &mut [MixedPart],
+    mixed: &mut [MixedRow],
+    at: usize,
+) {
+    for (term, &(row, weight)) in terms.iter_mut().zip(&mixing.terms) {
+        for (term, &value) in term.iter_mut().zip(&rows[row][begin..begin + length]) {
+            *term = weight * f64::from(value);
         }
     }
-    *part = sums;
-}
-
-fn add_parts(parts: &[MixedPart], which: &[usize], mixed: &mut [f32; MIX_WIDTH]) {
-    let mut sums = [0.0f64; MIX_WIDTH];
-    for &part in which {
-        for (sum, value) in sums.iter_mut().zip(&parts[part]) {
+    let mut shared = [0.0f64; MIX_WIDTH];
+    for &term in &mixing.shared {
+        for (sum, value) in shared.iter_mut().zip(&terms[term]) {
             *sum += value;
         }
     }
-    for (mixed, sum) in mixed.iter_mut().zip(sums) {
-        *mixed = sum as f32;
+    for ((lacking, beside), mixed) in mixing.rows.iter().zip(mixed) {
+        let mut sums = shared;
+        for &term in lacking {
+            for (sum, value) in sums.iter_mut().zip(&terms[term]) {
+                *sum -= value;
+            }
+        }
+        for &term in beside {
+            for (sum, value) in sums.iter_mut().zip(&terms[term]) {
+                *sum += value;
+            }
+        }
+        for (mixed, sum) in mixed[at..].iter_mut().zip(&sums[..length]) {
+            *mixed = *sum as f32;
+        }
     }
 }

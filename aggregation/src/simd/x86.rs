@@ -8,12 +8,16 @@
 
 use super::networks::{Comparator, with_networks};
 use super::{BLOCK, Borders, MIX_WIDTH, MixedPart, MixedRow, ProductBlock, Rows, SUM_WIDTH, columns};
+use crate::coordinates::Mixing;
 
 /// f32 of a cache line.
 const LINE: usize = 16;
 
 /// How far ahead of the columns that are sorted the next ones are asked for: 1 KiB of each row.
 const AHEAD: usize = 256;
+
+/// The same where rows are mixed before: 512 bytes, since mixed rows and weighted terms share the first-level cache with them.
+const NEAR: usize = 128;
 
 /// How far ahead in a row that is read in long runs: 2 KiB.
 const FAR: usize = 512;
@@ -23,14 +27,6 @@ const RUN: usize = 2048;
 
 /// Rows that are summed at a time.
 const ROWS_SUMMED: usize = 4;
-
-/// Reads a value of every line, so that all are in the second-level cache then, and asks for what comes after them.
-pub(crate) fn draw_near(values: &[f32]) {
-    for line in values.chunks(LINE) {
-        ask(line.as_ptr().wrapping_add(FAR));
-        std::hint::black_box(line[0]);
-    }
-}
 
 #[inline(always)]
 fn ask(at: *const f32) {
@@ -266,50 +262,65 @@ macro_rules! functions {
             }
         }
 
-        /// [`mix_part`](super::super::mix_part): the sums stay in registers over all terms.
+        /// [`mix`](super::super::mix): sums stay in registers over all of a row's terms; what comes next is asked for.
+        #[allow(clippy::too_many_arguments)] // as there
         #[target_feature(enable = $feature)]
-        pub(crate) fn mix_part(
+        pub(crate) fn mix(
             rows: &[&[f32]],
-            terms: &[(usize, f64)],
+            mixing: &Mixing,
             begin: usize,
             length: usize,
-            part: &mut MixedPart,
+            terms: &mut [MixedPart],
+            mixed: &mut [MixedRow],
+            at: usize,
         ) {
+            /// Vectors of a row that are summed side by side.
             const SUMS: usize = 8;
             if length < MIX_WIDTH {
-                return super::super::mix_part(rows, terms, begin, length, part);
+                return super::super::mix(rows, mixing, begin, length, terms, mixed, at);
             }
-            for (at, part) in part.as_chunks_mut::<WIDE>().0.chunks_exact_mut(SUMS).enumerate() {
-                let mut sums = [zero_wide(); SUMS];
-                for &(row, factor) in terms {
-                    let first = begin + at * SUMS * WIDE;
-                    let (from, factor) = (rows[row][first..first + SUMS * WIDE].as_ptr(), broadcast(factor));
-                    for k in 0..SUMS {
-                        // SAFETY: a part of the slice that was just taken.
-                        let values = unsafe { load_widened(from.wrapping_add(k * WIDE)) };
-                        sums[k] = add_wide(sums[k], multiply_wide(factor, values));
-                    }
-                }
-                for (part, sum) in part.iter_mut().zip(sums) {
-                    store_wide(part, sum);
+            for (term, &(row, weight)) in terms.iter_mut().zip(&mixing.terms) {
+                let (from, weight) = (rows[row][begin..begin + MIX_WIDTH].as_ptr(), broadcast(weight));
+                for (k, term) in term.as_chunks_mut::<WIDE>().0.iter_mut().enumerate() {
+                    // SAFETY: a part of the slice that was just taken.
+                    let values = unsafe { load_widened(from.wrapping_add(k * WIDE)) };
+                    store_wide(term, multiply_wide(weight, values));
                 }
             }
-        }
-
-        /// [`add_parts`](super::super::add_parts): the sums stay in registers over all parts.
-        #[target_feature(enable = $feature)]
-        pub(crate) fn add_parts(parts: &[MixedPart], which: &[usize], mixed: &mut [f32; MIX_WIDTH]) {
-            const SUMS: usize = 8;
-            for (at, mixed) in mixed.chunks_exact_mut(SUMS * WIDE).enumerate() {
-                let mut sums = [zero_wide(); SUMS];
-                for &part in which {
-                    let values = &parts[part].as_chunks::<WIDE>().0.as_chunks::<SUMS>().0[at];
+            for part in 0..MIX_WIDTH / WIDE / SUMS {
+                let mut shared = [zero_wide(); SUMS];
+                for &term in &mixing.shared {
+                    let values = &terms[term].as_chunks::<WIDE>().0.as_chunks::<SUMS>().0[part];
                     for k in 0..SUMS {
-                        sums[k] = add_wide(sums[k], load_wide(&values[k]));
+                        shared[k] = add_wide(shared[k], load_wide(&values[k]));
                     }
                 }
-                for (mixed, pair) in mixed.chunks_exact_mut(LANES).zip(sums.as_chunks::<2>().0) {
-                    store(mixed, joined(pair[0], pair[1]));
+                for (r, ((lacking, beside), mixed)) in mixing.rows.iter().zip(mixed.iter_mut()).enumerate() {
+                    if let Some(row) = rows.get(r) {
+                        for line in 0..SUMS * WIDE / LINE {
+                            ask(row
+                                .as_ptr()
+                                .wrapping_add(begin + NEAR + part * SUMS * WIDE + line * LINE));
+                        }
+                    }
+                    let mut sums = shared;
+                    for &term in lacking {
+                        let values = &terms[term].as_chunks::<WIDE>().0.as_chunks::<SUMS>().0[part];
+                        for k in 0..SUMS {
+                            sums[k] = subtract_wide(sums[k], load_wide(&values[k]));
+                        }
+                    }
+                    for &term in beside {
+                        let values = &terms[term].as_chunks::<WIDE>().0.as_chunks::<SUMS>().0[part];
+                        for k in 0..SUMS {
+                            sums[k] = add_wide(sums[k], load_wide(&values[k]));
+                        }
+                    }
+                    let first = at + part * SUMS * WIDE;
+                    let mixed = &mut mixed[first..first + SUMS * WIDE];
+                    for (mixed, pair) in mixed.chunks_exact_mut(LANES).zip(sums.as_chunks::<2>().0) {
+                        store(mixed, joined(pair[0], pair[1]));
+                    }
                 }
             }
         }
