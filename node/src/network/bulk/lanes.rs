@@ -30,6 +30,8 @@ const SPREAD_FROM: usize = 3;
 /// How long a lane may take before any has ended, and at the least.
 const FIRST_PATIENCE: Duration = Duration::from_secs(5);
 const LEAST_PATIENCE: Duration = Duration::from_millis(250);
+/// The most, however slow lanes have been: a holder that drips must not teach patience.
+const MOST_PATIENCE: Duration = Duration::from_secs(15);
 
 /// A blob whose tree is here, and the file that it comes into.
 pub(super) struct Whole {
@@ -73,6 +75,8 @@ pub(super) struct Lanes<'a> {
     whole: Whole,
     idle: VecDeque<Lane>,
     lanes: usize,
+    /// Whether several holders have lanes: then who is late is not asked again on another lane of its own.
+    shared: bool,
     /// Holders without a lane: each takes the place of one that does not help.
     reserve: VecDeque<PeerId>,
 }
@@ -98,6 +102,7 @@ impl<'a> Lanes<'a> {
             fetcher,
             whole,
             lanes,
+            shared: lanes.min(spread) > 1,
             reserve: holders.iter().skip(lanes.min(spread)).copied().collect(),
             idle,
         }
@@ -108,32 +113,34 @@ impl<'a> Lanes<'a> {
     pub(super) async fn fill(mut self, progress: &mut Progress) -> io::Result<Option<PeerId>> {
         let mut waiting = progress.missing.clone();
         let mut busy: BTreeMap<usize, Busy> = BTreeMap::new();
-        // The longest time a group that any lane has taken.
+        // The longest time a group that any lane has taken that brought all of its span.
         let mut pace: Option<Duration> = None;
         let (fetcher, whole) = (self.fetcher, &self.whole);
         let mut working = FuturesUnordered::new();
         loop {
-            while let Some(lane) = self.idle.pop_front() {
-                let late = || rest_of_late(&busy, &progress.missing, pace, Instant::now());
+            for _ in 0..self.idle.len() {
+                let Some(lane) = self.idle.pop_front() else { break };
+                let not_of = self.shared.then_some(lane.holder);
+                let late = || rest_of_late(&busy, &progress.missing, pace, Instant::now(), not_of);
                 let Some(span) = take_span(&mut waiting, self.lanes).or_else(late) else {
                     self.idle.push_back(lane);
-                    break;
+                    continue;
                 };
                 let since = Instant::now();
                 busy.insert(
                     lane.number,
                     Busy {
                         span: span.clone(),
+                        holder: lane.holder,
                         since,
                     },
                 );
                 working.push(bring(fetcher, whole, lane, span));
             }
-            let next_late = busy
-                .values()
-                .map(|busy| busy.late_at(pace))
-                .min()
-                .filter(|_| !self.idle.is_empty());
+            // Those that are late already were offered just now; what changes for them comes with the end of a lane.
+            let now = Instant::now();
+            let to_come = busy.values().map(|busy| busy.late_at(pace)).filter(|at| *at > now);
+            let next_late = to_come.min().filter(|_| !self.idle.is_empty());
             let ended = tokio::select! {
                 ended = working.next() => ended,
                 () = sleep_until(next_late) => continue,
@@ -142,6 +149,7 @@ impl<'a> Lanes<'a> {
                 return Ok(None);
             };
             if let Some(busy) = busy.remove(&ended.lane.number)
+                && ended.result.is_ok()
                 && ended.reached > ended.span.start
             {
                 let took = busy.since.elapsed() / u32::try_from(ended.reached - ended.span.start).unwrap_or(1);
@@ -200,6 +208,7 @@ fn take_span(waiting: &mut BTreeSet<u64>, lanes: usize) -> Option<Range<u64>> {
 /// What a lane is bringing, and since when.
 struct Busy {
     span: Range<u64>,
+    holder: PeerId,
     since: Instant,
 }
 
@@ -207,28 +216,27 @@ impl Busy {
     /// When it counts as late: after twice the time that the slowest lane has taken for as much.
     fn late_at(&self, pace: Option<Duration>) -> Instant {
         let groups = u32::try_from(self.span.end - self.span.start).unwrap_or(u32::MAX);
-        let usual = pace.map_or(FIRST_PATIENCE, |pace| 2 * pace.saturating_mul(groups));
-        self.since + usual.max(LEAST_PATIENCE)
+        let usual = pace.map_or(FIRST_PATIENCE, |pace| pace.saturating_mul(2).saturating_mul(groups));
+        self.since + usual.clamp(LEAST_PATIENCE, MOST_PATIENCE)
     }
 }
 
-/// What a late lane has not brought, the latest first, if nobody else is asked for it already.
+/// What a late lane has not brought, the latest first, if nobody else is asked for it already; none of the lanes of `not_of`.
 fn rest_of_late(
     busy: &BTreeMap<usize, Busy>,
     missing: &BTreeSet<u64>,
     pace: Option<Duration>,
     now: Instant,
+    not_of: Option<PeerId>,
 ) -> Option<Range<u64>> {
-    let twice = |one: &Busy| {
-        busy.values()
-            .filter(|other| other.span.contains(&one.span.start))
-            .count()
-            > 1
-    };
-    let late = busy.values().filter(|one| !twice(one) && one.late_at(pace) <= now);
-    let latest = late.min_by_key(|one| one.late_at(pace))?;
-    let first = *missing.range(latest.span.clone()).next()?;
-    Some(first..latest.span.end)
+    // What of it is missing begins here; none where another lane has brought all of it meanwhile.
+    let rest = |one: &Busy| missing.range(one.span.clone()).next().map(|first| *first..one.span.end);
+    let asked_once = |rest: &Range<u64>| busy.values().filter(|other| other.span.contains(&rest.start)).count() == 1;
+    busy.values()
+        .filter(|one| one.late_at(pace) <= now && Some(one.holder) != not_of)
+        .filter_map(|one| Some((one.late_at(pace), rest(one).filter(asked_once)?)))
+        .min_by_key(|(late_at, _)| *late_at)
+        .map(|(_, rest)| rest)
 }
 
 /// Until then; for ever without a time.
@@ -265,24 +273,6 @@ async fn bring_span(
     reached: &mut u64,
     moved: &mut u64,
 ) -> Result<Stays, Trouble> {
-    if lane.open.is_none() {
-        let link = fetcher.find(lane.holder).await.map_err(Trouble::Later)?;
-        if lane.second && matches!(link.path, Path::Relay) {
-            return Ok(Stays::No);
-        }
-        let mut dialer = fetcher.dialer.clone();
-        let opened = within(BULK_REQUEST_TIMEOUT, dialer.open(lane.holder, &link.path)).await;
-        match opened {
-            Ok(stream) => lane.open = Some((link, stream)),
-            Err(error) => {
-                fetcher.forget(lane.holder, &link).await;
-                return Err(error.into());
-            }
-        }
-    }
-    let Some((link, stream)) = &mut lane.open else {
-        return Ok(Stays::No);
-    };
     let offset = span.start * BLOB_GROUP_BYTES;
     let request = Request {
         kind: Kind::Range,
@@ -290,8 +280,24 @@ async fn bring_span(
         offset,
         length: (span.end * BLOB_GROUP_BYTES).min(whole.length) - offset,
     };
-    let began = Instant::now();
-    ask(stream, request, whole.length, BULK_REQUEST_TIMEOUT).await?;
+    let began = loop {
+        let kept = lane.open.is_some();
+        let Some(stream) = stream_of(fetcher, lane).await? else {
+            return Ok(Stays::No);
+        };
+        let began = Instant::now();
+        match ask(stream, request, whole.length, BULK_REQUEST_TIMEOUT).await {
+            // Holders close streams that were idle for long: that is no trouble of theirs.
+            Err(Trouble::Later(_)) if kept => lane.open = None,
+            result => {
+                result?;
+                break began;
+            }
+        }
+    };
+    let Some((link, stream)) = &mut lane.open else {
+        return Ok(Stays::No);
+    };
     let mut file = open(whole).await.map_err(Trouble::Disk)?;
     let mut bytes = vec![0; BLOB_GROUP_BYTES as usize];
     for group in span {
@@ -314,6 +320,26 @@ async fn bring_span(
     link.tally.item_in();
     link.tally.took(request.length, began.elapsed());
     Ok(Stays::Yes)
+}
+
+/// The lane's stream, opened where it has none. None where a relay carries it and it is not its holder's first.
+async fn stream_of<'l>(fetcher: &Fetcher, lane: &'l mut Lane) -> Result<Option<&'l mut Stream>, Trouble> {
+    if lane.open.is_none() {
+        let link = fetcher.find(lane.holder).await.map_err(Trouble::Later)?;
+        if lane.second && matches!(link.path, Path::Relay) {
+            return Ok(None);
+        }
+        let mut dialer = fetcher.dialer.clone();
+        let opened = within(BULK_REQUEST_TIMEOUT, dialer.open(lane.holder, &link.path)).await;
+        match opened {
+            Ok(stream) => lane.open = Some((link, stream)),
+            Err(error) => {
+                fetcher.forget(lane.holder, &link).await;
+                return Err(error.into());
+            }
+        }
+    }
+    Ok(lane.open.as_mut().map(|(_, stream)| stream))
 }
 
 async fn open(whole: &Whole) -> io::Result<File> {
@@ -344,16 +370,40 @@ mod tests {
     fn what_a_late_lane_has_not_brought_is_asked_of_one_other() {
         let missing: BTreeSet<u64> = [12, 13, 14, 20].into();
         let since = Instant::now();
-        let lane = |span| Busy { span, since };
+        let holder = PeerId([1; 32]);
+        let lane = |span| Busy { span, holder, since };
         let mut busy = BTreeMap::from([(0, lane(10..15)), (1, lane(20..21))]);
         let pace = Some(Duration::from_secs(1));
         let rest = |busy: &BTreeMap<usize, Busy>, seconds| {
-            rest_of_late(busy, &missing, pace, since + Duration::from_secs(seconds))
+            rest_of_late(busy, &missing, pace, since + Duration::from_secs(seconds), None)
         };
         assert_eq!(rest(&busy, 1), None, "nobody is late yet");
         assert_eq!(rest(&busy, 3), Some(20..21), "one group takes two seconds at the most");
         busy.insert(2, lane(20..21));
         assert_eq!(rest(&busy, 3), None, "it has its second already");
         assert_eq!(rest(&busy, 11), Some(12..15));
+        busy.insert(3, lane(12..15));
+        assert_eq!(
+            rest(&busy, 11),
+            None,
+            "its rest has a second, though its first groups are here"
+        );
+        // The latest of all, whose span another has brought meanwhile, hides none that is late too.
+        busy = BTreeMap::from([(0, lane(15..16)), (1, lane(20..21))]);
+        assert_eq!(rest(&busy, 11), Some(20..21));
+        let at = since + Duration::from_secs(11);
+        assert_eq!(rest_of_late(&busy, &missing, pace, at, Some(holder)), None, "its own");
+    }
+
+    #[test]
+    fn slow_lanes_do_not_make_patience_without_end() {
+        let since = Instant::now();
+        let lane = Busy {
+            span: 0..32,
+            holder: PeerId([1; 32]),
+            since,
+        };
+        assert_eq!(lane.late_at(Some(Duration::from_secs(20))), since + MOST_PATIENCE);
+        assert_eq!(lane.late_at(Some(Duration::ZERO)), since + LEAST_PATIENCE);
     }
 }
