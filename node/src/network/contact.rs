@@ -98,6 +98,15 @@ pub(super) fn direct_ip(address: &Multiaddr) -> Option<IpAddr> {
     }
 }
 
+/// Whether the address is one of a private network, where not everyone can come.
+pub(super) fn is_of_private_network(address: &Multiaddr) -> bool {
+    match direct_ip(address) {
+        Some(IpAddr::V4(ip)) => ip.is_private() || ip.is_link_local() || ip.is_loopback(),
+        Some(IpAddr::V6(ip)) => ip.is_unique_local() || ip.is_unicast_link_local() || ip.is_loopback(),
+        None => false,
+    }
+}
+
 /// Whether the multiaddr passes through a relay.
 pub(super) fn is_relayed(address: &Multiaddr) -> bool {
     address.iter().any(|part| part == Protocol::P2pCircuit)
@@ -116,6 +125,22 @@ mod tests {
                 "127.0.0.1:5".parse().expect("literal"),
             ],
             clock_ms: None,
+        }
+    }
+
+    #[test]
+    fn addresses_of_private_networks_are_known() {
+        let private = |text: &str| is_of_private_network(&text.parse().expect("literal"));
+        for text in [
+            "/ip4/192.168.1.2/tcp/1",
+            "/ip4/10.0.0.1/udp/1",
+            "/ip4/169.254.0.1/tcp/1",
+            "/ip6/fd00::1/tcp/1",
+        ] {
+            assert!(private(text), "{text}");
+        }
+        for text in ["/ip4/1.2.3.4/tcp/1", "/ip6/2001:db8::1/tcp/1", "/dns4/a.example/tcp/1"] {
+            assert!(!private(text), "{text}");
         }
     }
 

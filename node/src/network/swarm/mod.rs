@@ -97,6 +97,9 @@ pub(super) struct SwarmTask {
     reservations: BTreeMap<PeerId, ListenerId>,
     listening: HashSet<ListenerId>,
     reachability: &'static str,
+    /// Whether it is public at an address of a private network: a peer in the same network said so, which tells nothing of
+    /// the peers outside it.
+    public_in_private: bool,
     next_slow_tick: Instant,
 }
 
@@ -144,6 +147,7 @@ impl SwarmTask {
             reservations: BTreeMap::new(),
             listening: HashSet::new(),
             reachability: "unknown",
+            public_in_private: false,
             next_slow_tick: Instant::now(),
         };
         for address in &config.external {

@@ -13,7 +13,7 @@ use libp2p::{Multiaddr, autonat, identify, kad, mdns, ping, relay};
 use synod_protocol::identity::{PeerId, SessionId};
 
 use super::super::config::{ADDRESSES_PER_PEER, MDNS_DIALS};
-use super::super::contact::{Candidates, Contact, clock_ms, direct_ip, is_relayed};
+use super::super::contact::{Candidates, Contact, clock_ms, direct_ip, is_of_private_network, is_relayed};
 use super::super::event::{NetworkEvent, PeerInfo};
 use super::super::identity::{from_libp2p, to_libp2p};
 use super::SwarmTask;
@@ -258,6 +258,8 @@ impl SwarmTask {
     pub(super) fn on_autonat(&mut self, event: autonat::Event) {
         if let autonat::Event::StatusChanged { new, .. } = event {
             tracing::info!(reachability = ?new, "peers tested whether this node can be reached");
+            self.public_in_private =
+                matches!(&new, autonat::NatStatus::Public(address) if is_of_private_network(address));
             self.reachability = match new {
                 autonat::NatStatus::Public(_) => "public",
                 autonat::NatStatus::Private => "private",
@@ -268,11 +270,12 @@ impl SwarmTask {
     }
 
     /// Listens through relays: those of the configuration always, others when peers cannot reach us directly, or when that is
-    /// not known (to know it takes peers in public places) and a member is not to be had.
+    /// not known (to know it takes peers in public places, and one in the same private network is none) and a member is not to
+    /// be had.
     fn hold_relays(&mut self) {
         let needed = match self.reachability {
             "private" => true,
-            "public" => false,
+            "public" if !self.public_in_private => false,
             _ => self.redial.fails_beyond(FAILURES_BEFORE_RELAY),
         };
         let found = needed.then(|| {
