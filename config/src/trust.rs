@@ -256,7 +256,7 @@ impl Trust {
                 }),
             });
             reasons.push(format!(
-                "aggregation.privacy = secure_sum with noise: nobody sees a single update, and two thirds of the members together add noise of {noise_multiplier:.2} times the clip norm {CLIP_NORM} to their sum, ({EPSILON}, {DELTA}) over {rounds} rounds; set clip_norm and range to the median norm of your updates"
+                "aggregation.privacy = secure_sum with noise: nobody sees a single update, and the other members of the smallest sum that is opened together add noise of {noise_multiplier:.2} times the clip norm {CLIP_NORM} to their sum, ({EPSILON}, {DELTA}) over {rounds} rounds; set clip_norm and range to the median norm of your updates"
             ));
             return Ok(());
         }

@@ -233,7 +233,8 @@ fn shrink_to_fit(values: &[f32], mut scale: f64, bound: f64) -> f64 {
 pub struct SumNoise {
     /// Updates are clipped to this norm.
     pub clip_norm: f32,
-    /// The deviation of the noise of the fewest members together that may be summed, in clip norms. More make more noise.
+    /// The deviation of the noise that a member who knows its own share still faces in the smallest sum, in clip norms. More
+    /// members make more noise.
     pub noise_multiplier: f64,
 }
 
@@ -242,9 +243,11 @@ pub struct SumNoise {
 const MIN_MEMBER_DEVIATION: f64 = 1024.0;
 
 impl SumNoise {
-    /// The deviation of one member's noise, in the units of an update: that of t members together is the mechanism's.
+    /// The deviation of one member's noise, in the units of an update: that of t − 1 members together is the mechanism's,
+    /// t the fewest that may be summed. Who reads the sum is a member and can take its own noise out of it.
     pub(crate) fn member_deviation(&self, least: u8) -> f64 {
-        self.noise_multiplier * f64::from(self.clip_norm) / f64::from(least.max(1)).sqrt()
+        let others = least.saturating_sub(1).max(1);
+        self.noise_multiplier * f64::from(self.clip_norm) / f64::from(others).sqrt()
     }
 
     /// Whether this noise fits the plan's ring.
