@@ -105,10 +105,19 @@ impl SumBench {
         of_sum.map(|(_, member)| member).ok_or_else(gone)
     }
 
-    /// Shares of this member's secrets for each other of `keys`.
+    /// Shares of this member's secrets for each other of `keys`. Keys that are none, which nobody can share with, name their
+    /// owner.
     pub fn share(&mut self, scope: &SumScope, keys: &[Sealed]) -> Result<SumResult, TaskFailure> {
+        if let Some((owner, _)) = keys.iter().find(|(_, bytes)| bytes.len() != ADVERT_BYTES) {
+            return Ok(SumResult::Spoilt(*owner));
+        }
         let adverts = adverts(scope, keys).map_err(unusable)?;
-        let shares = self.member(scope)?.share(&KeyRoster { adverts }).map_err(unusable)?;
+        let shares = match self.member(scope)?.share(&KeyRoster { adverts }) {
+            Err(SecureSumError::WeakKey { member }) => {
+                return Ok(SumResult::Spoilt(scope.members[usize::from(member)]));
+            }
+            shares => shares.map_err(unusable)?,
+        };
         let sealed = shares.sealed.iter();
         let sealed = sealed.map(|share| (scope.members[usize::from(share.peer)], bytes_of_share(share)));
         Ok(SumResult::Shares(sealed.collect()))
@@ -235,7 +244,10 @@ fn indexed(scope: &SumScope, request: &SumRequest) -> Result<UnmaskRequest, Secu
     })
 }
 
-/// Keys as they travel: channel key, mask key, commitment to the seed; 96 bytes.
+/// A member's keys and its commitment, as they travel.
+const ADVERT_BYTES: usize = 96;
+
+/// Keys as they travel: channel key, mask key, commitment to the seed; [`ADVERT_BYTES`].
 fn bytes_of_advert(advert: &KeyAdvert) -> Vec<u8> {
     [advert.channel_key, advert.mask_key, advert.seed_commitment].concat()
 }

@@ -76,6 +76,10 @@ pub enum Misdeed {
     Drift(f32),
     /// Announces another member's payload as its own.
     FreeRide,
+    /// In a secure sum, shows keys that are points of low order, with which nobody can share a secret.
+    ShowWeakKeys,
+    /// In a secure sum, shows keys that are too short.
+    ShowShortKeys,
     /// In a secure sum, deals shares that do not open.
     DealGarbage,
     /// As coordinator of a secure sum, delivers other shares than were dealt, to have their dealers blamed.
@@ -306,7 +310,12 @@ impl Adversary {
                 self.propose_twice(output, signed, proposal, others, bent);
             }
             (
-                Misdeed::DealGarbage | Misdeed::BendDelivery | Misdeed::LieInReply | Misdeed::AskForBoth,
+                Misdeed::ShowWeakKeys
+                | Misdeed::ShowShortKeys
+                | Misdeed::DealGarbage
+                | Misdeed::BendDelivery
+                | Misdeed::LieInReply
+                | Misdeed::AskForBoth,
                 Message::Sum(statement),
             ) => {
                 self.bend_sum(output, statement, bent);
@@ -364,6 +373,8 @@ impl Adversary {
         let mut word = statement.word.clone();
         let mut first = None;
         match (self.misdeed, &mut word) {
+            (Misdeed::ShowWeakKeys, SumWord::Keys(bytes)) => bytes.fill(0),
+            (Misdeed::ShowShortKeys, SumWord::Keys(bytes)) => bytes.truncate(95),
             (Misdeed::DealGarbage, SumWord::Shares(shares) | SumWord::Delivery(shares)) => {
                 // As coordinator it passes on what others dealt as it came.
                 for share in shares
