@@ -515,8 +515,10 @@ impl Machine {
             self.ask_for_settlements(from);
             return false;
         }
-        // An honest member that lags says old things itself, and shows others' proposals; nothing else of others.
-        let old = self.round() - round > limits::LATE_ROUNDS && kind != "proposal";
+        // An honest member that lags says old things itself, and shows others' proposals, by quorum their votes too; nothing
+        // else of others.
+        let shown = kind == "proposal" || self.is_by_quorum() && matches!(kind, "vote" | "ballot");
+        let old = self.round() - round > limits::LATE_ROUNDS && !shown;
         match self.carrier.filter(|carrier| *carrier != from && old) {
             Some(carrier) => self.charge(Evidence::plain(carrier, Reject::Replay, self.round(), kind)),
             None => self.charge(Evidence::plain(from, Reject::Late, self.round(), kind)),

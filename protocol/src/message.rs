@@ -407,6 +407,9 @@ impl Settlement {
         if body.used.is_empty() && body.state != base {
             return Some("it changes the state without an update");
         }
+        if body.used.is_empty() && before.is_some_and(|before| before.body.state_bytes != body.state_bytes) {
+            return Some("it names another length of a state that stays");
+        }
         if !self.votes.is_sorted_by(|a, b| a.0 < b.0) {
             return Some("its votes are not in order, or one is there twice");
         }

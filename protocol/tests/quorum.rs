@@ -4,10 +4,13 @@
 #[allow(dead_code, reason = "the federated tests use the rest")]
 mod world;
 
-use synod_protocol::contract::Input;
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use synod_protocol::contract::{Command, Input};
 use synod_protocol::identity::{BodyId, Identity};
 use synod_protocol::journal::{BallotInput, JournalEntry};
-use synod_protocol::message::{Ballot, BallotWord, Message, Settlement};
+use synod_protocol::message::{Ballot, BallotWord, Message, Proposal, Settlement};
 use synod_protocol::reject::Reject;
 use synod_protocol::session::{Agreement, Decentralized, Lifecycle, Terms, Topology};
 use synod_protocol::signed::Signed;
@@ -137,6 +140,76 @@ fn who_votes_twice_in_a_stage_is_found_out_and_only_its_first_vote_counts() {
         .unwrap();
     assert_eq!(evidence.reject, Reject::Equivocation);
     assert_eq!(evidence.statements.len(), 2, "the pair proves it");
+}
+
+/// The proposer of a term says its good proposal once more, resting on votes that prove nothing: on one of its own for the
+/// body, in this term or far ahead, or for no body.
+#[test]
+fn a_proposal_said_again_proves_nothing() {
+    let mut world = World::new(4, by_quorum(20, 3));
+    let caught: Rc<RefCell<Option<Proposal>>> = Rc::default();
+    let catch = Rc::clone(&caught);
+    world.dropped = Box::new(move |_, _, message| {
+        if let Message::Proposal(proposal) = message
+            && proposal.body.round == 2
+        {
+            catch.borrow_mut().get_or_insert_with(|| Proposal::clone(proposal));
+        }
+        false
+    });
+    world.run_until(|_| caught.borrow().is_some());
+    let proposal = caught.borrow().clone().expect("it was caught");
+    let members = (1..=4).map(|i| Identity::from_secret([i; 32]));
+    let (liars, honest): (Vec<Identity>, Vec<Identity>) =
+        members.partition(|member| member.peer_id() == proposal.body.proposer);
+    let (liar, to) = (&liars[0], honest[0].peer_id());
+    let body = Some(proposal.body.id(&SESSION));
+    let mut say = |justification: Vec<Signed<Message>>| {
+        let again = Message::Proposal(Box::new(Proposal {
+            justification,
+            ..proposal.clone()
+        }));
+        let message = Signed::new(liar, SESSION, &again).verify().unwrap();
+        let carrier = Some(liar.peer_id());
+        world.give(to, Input::Message { message, carrier });
+    };
+    say(Vec::new());
+    for (term, body) in [(proposal.term, body), (4_000_000_000, body), (proposal.term, None)] {
+        let word = BallotWord::Prevote(body);
+        let vote = Message::Ballot(Ballot { round: 2, term, word });
+        say(vec![Signed::new(liar, SESSION, &vote)]);
+    }
+    world.run_until(|world| (0..4).all(|i| world.round(world.peer(i)) >= 5));
+    world.assert_agreement();
+    let proved = |entry: &JournalEntry| match entry {
+        JournalEntry::Ballots { inputs, .. } => inputs.iter().any(|input| matches!(input, BallotInput::Proved(_))),
+        _ => false,
+    };
+    assert!(!world.nodes[&to].journal.iter().any(proved), "nothing was proved");
+    let charged = |peer: &Identity| {
+        let machine = world.nodes[&to].machine.as_ref().unwrap();
+        let status = machine.status(world.now);
+        status.evidence.iter().any(|evidence| evidence.peer == peer.peer_id())
+    };
+    assert!(!honest.iter().any(charged));
+}
+
+#[test]
+fn when_all_have_left_nothing_breaks() {
+    let mut world = World::new(4, by_quorum(1_000, 3));
+    world.run_until(|world| world.round(world.peer(0)) >= 2);
+    let peers: Vec<_> = (0..4).map(|i| world.peer(i)).collect();
+    for peer in &peers {
+        world.give(*peer, Input::Command(Command::Leave));
+    }
+    let voters = |world: &World, node: u8| chain(world, node).last().unwrap().body.roster.voters().count();
+    world.run_until(|world| (0..4).any(|node| voters(world, node) == 0));
+    for peer in &peers {
+        world.kill(*peer);
+        world.start(*peer);
+    }
+    let status = world.nodes[&peers[0]].machine.as_ref().unwrap().status(world.now);
+    assert!(status.round > 2);
 }
 
 #[test]

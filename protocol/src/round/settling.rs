@@ -332,7 +332,7 @@ impl Machine {
         if body.used.is_empty() {
             // Without any update it may let members in and out, and leaves the model as it is.
             let comes_or_goes = !(proposal.admissions.is_empty() && body.left.is_empty());
-            let of_roster_alone = body.state == body.base && comes_or_goes && proposal.opening.is_none();
+            let of_roster_alone = self.keeps_state(body) && comes_or_goes && proposal.opening.is_none();
             return of_roster_alone && self.are_absences_sound(body) || self.is_nothing_justified(proposal);
         }
         let sorted = body.used.is_sorted_by(|a, b| a.update.peer < b.update.peer);
@@ -370,13 +370,15 @@ impl Machine {
     /// A round of secure sums may settle without updates where a coordinator was lost: the state stays.
     fn is_nothing_justified(&self, proposal: &Proposal) -> bool {
         let body = &proposal.body;
-        let stays = body.state == body.base
-            && self
-                .chain
-                .last()
-                .is_some_and(|last| body.state_bytes == last.body.state_bytes);
         let bare = proposal.claims.is_empty() && proposal.opening.is_none();
-        self.sums() && proposal.term > 0 && stays && bare && self.are_absences_sound(body)
+        self.sums() && proposal.term > 0 && self.keeps_state(body) && bare && self.are_absences_sound(body)
+    }
+
+    /// Whether the state that a body names is the one before it, its length included: who restarts asks its own store for so
+    /// many bytes.
+    fn keeps_state(&self, body: &Body) -> bool {
+        let same_length = |last: &Arc<Settlement>| body.state_bytes == last.body.state_bytes;
+        body.state == body.base && self.chain.last().is_some_and(same_length)
     }
 
     fn are_absences_sound(&self, body: &Body) -> bool {
@@ -388,7 +390,9 @@ impl Machine {
     fn is_roster_justified(&self, proposal: &Proposal) -> bool {
         let body = &proposal.body;
         let left: Option<BTreeSet<PeerId>> = proposal.leaves.iter().map(|leave| self.leaver(leave)).collect();
-        let Some(left) = left.filter(|left| left.iter().eq(&body.left)) else {
+        // Each leaves once: a word said a thousand times would make a proposal too long to be sent again with its proof.
+        let once = |left: &BTreeSet<PeerId>| left.iter().eq(&body.left) && left.len() == proposal.leaves.len();
+        let Some(left) = left.filter(once) else {
             return false;
         };
         let culprits: Option<Vec<PeerId>> = proposal
@@ -403,7 +407,12 @@ impl Machine {
             self.may_enter(admission)
                 .is_some_and(|entry| !body.expelled.contains(&entry.peer))
         };
-        if !proposal.admissions.iter().all(entitled) {
+        let newcomers: BTreeSet<PeerId> = proposal
+            .admissions
+            .iter()
+            .filter_map(|admission| self.may_enter(admission).map(|entry| entry.peer))
+            .collect();
+        if !proposal.admissions.iter().all(entitled) || newcomers.len() < proposal.admissions.len() {
             return false;
         }
         let change = RosterChange {

@@ -63,6 +63,8 @@ impl Machine {
     pub(crate) fn coordinator_of(&self, term: Term) -> PeerId {
         match self.chain.last() {
             None => self.info.creator,
+            // All voters may have left: then nothing settles any more, and whoever was last is named.
+            Some(last) if self.is_by_quorum() && last.body.roster.voters().next().is_none() => last.body.proposer,
             Some(last) if self.is_by_quorum() => self.proposer_among(&last.body.roster, term),
             Some(last) => last.body.coordinator(term),
         }

@@ -464,7 +464,8 @@ impl Machine {
             Some((first, signed)) if *first != id => {
                 return self.contradicts(from, "proposal", &signed.clone(), message.signed());
             }
-            Some(_) => {}
+            // Said again: what it rests on was not checked this time, and is no proof of anything.
+            Some(_) => return self.examine(),
             None => {
                 if !self.is_justified(proposal, &id) {
                     return self.charge(Evidence::plain(from, Reject::BadProposal, round, "proposal"));
@@ -488,6 +489,9 @@ impl Machine {
     pub(crate) fn is_ballot_justified(&self, proposal: &Proposal, from: PeerId, id: &BodyId) -> bool {
         if proposal.justification.is_empty() {
             return proposal.body.proposer == from;
+        }
+        if proposal.justification.len() > self.roster().voters().count() {
+            return false;
         }
         let mut voters = BTreeSet::new();
         let Some(proof) = proof_term(proposal).filter(|proof| *proof < proposal.term) else {
@@ -595,10 +599,12 @@ impl Machine {
         };
         let body = proposal.body.clone();
         let proposed_by_me = self.coordinator_of(term) == self.me;
+        let leaves = body.left.contains(&self.me);
         let settlement = Arc::new(Settlement::new(body, term, votes));
         let held = self.succession.computed == Some(settlement.body.state);
-        // The others count the same votes; who cannot, or has none, hears it from the proposer, or asks at a heartbeat.
-        match proposed_by_me {
+        // The others count the same votes; who cannot, or has none, hears it from the proposer, or asks at a heartbeat. Who
+        // leaves with it answers no heartbeat later, and may be the only one who has all votes.
+        match proposed_by_me || leaves {
             true => self.adopt_and_tell(settlement, held),
             false => self.adopt(settlement, held),
         }
