@@ -162,7 +162,13 @@ fn a_proposal_said_again_proves_nothing() {
     let members = (1..=4).map(|i| Identity::from_secret([i; 32]));
     let (liars, honest): (Vec<Identity>, Vec<Identity>) =
         members.partition(|member| member.peer_id() == proposal.body.proposer);
-    let (liar, to) = (&liars[0], honest[0].peer_id());
+    let liar = &liars[0];
+    let reached = |world: &World, member: &&Identity| world.round(member.peer_id()) == 2;
+    let to = honest
+        .iter()
+        .find(|member| reached(&world, member))
+        .expect("one is in the round")
+        .peer_id();
     let body = Some(proposal.body.id(&SESSION));
     let mut say = |justification: Vec<Signed<Message>>| {
         let again = Message::Proposal(Box::new(Proposal {
@@ -174,7 +180,7 @@ fn a_proposal_said_again_proves_nothing() {
         world.give(to, Input::Message { message, carrier });
     };
     say(Vec::new());
-    for (term, body) in [(proposal.term, body), (4_000_000_000, body), (proposal.term, None)] {
+    for (term, body) in [(proposal.term, None), (4_000_000_000, body), (proposal.term, body)] {
         let word = BallotWord::Prevote(body);
         let vote = Message::Ballot(Ballot { round: 2, term, word });
         say(vec![Signed::new(liar, SESSION, &vote)]);
