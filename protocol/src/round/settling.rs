@@ -403,16 +403,13 @@ impl Machine {
         if culprits.as_ref() != Some(&body.expelled) {
             return false;
         }
-        let entitled = |admission: &Signed<Admission>| {
-            self.may_enter(admission)
-                .is_some_and(|entry| !body.expelled.contains(&entry.peer))
+        let newcomer = |admission: &Signed<Admission>| {
+            let entry = self.may_enter(admission)?;
+            (!body.expelled.contains(&entry.peer)).then_some(entry.peer)
         };
-        let newcomers: BTreeSet<PeerId> = proposal
-            .admissions
-            .iter()
-            .filter_map(|admission| self.may_enter(admission).map(|entry| entry.peer))
-            .collect();
-        if !proposal.admissions.iter().all(entitled) || newcomers.len() < proposal.admissions.len() {
+        let newcomers: Option<BTreeSet<PeerId>> = proposal.admissions.iter().map(newcomer).collect();
+        // All may enter, each once, for the same reason.
+        if newcomers.is_none_or(|newcomers| newcomers.len() < proposal.admissions.len()) {
             return false;
         }
         let change = RosterChange {
