@@ -198,10 +198,7 @@ impl Scratch {
         if let Some(mixing) = &plan.mixing {
             for (block, out) in out.chunks_mut(SUM_WIDTH).enumerate() {
                 let begin = block * SUM_WIDTH;
-                for at in (0..out.len()).step_by(MIX_WIDTH) {
-                    let length = MIX_WIDTH.min(out.len() - at);
-                    plan.kernels.mix(&rows, mixing, begin + at, length, terms, mixed, at);
-                }
+                plan.kernels.mix(&rows, mixing, begin..begin + out.len(), terms, mixed);
                 let mixed: Vec<&[f32]> = mixed.iter().map(|row| &row[..]).collect();
                 plan.block(&mixed, 0, out, sorted, (begin < COUNTED).then_some(&mut *counts));
             }

@@ -9,6 +9,8 @@ pub(crate) mod networks;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+use std::ops::Range;
+
 use self::networks::Comparator;
 use crate::coordinates::Mixing;
 use crate::numeric::LANES;
@@ -120,24 +122,25 @@ impl Kernels {
         )
     }
 
-    /// Writes columns `begin..begin + length` of the mixed rows, rounded, to `mixed` from `at` on, a multiple of
-    /// [`MIX_WIDTH`]; `length` is at most that. `terms` is scratch, one for each of the mixing's terms.
-    #[allow(clippy::too_many_arguments)] // one inner loop; a struct for its arguments would be made and taken apart at once
+    /// Writes these columns of the mixed rows, at most [`SUM_WIDTH`], rounded, to the beginning of `mixed`. `terms` is scratch,
+    /// one for each of the mixing's terms.
     pub(crate) fn mix(
         self,
         rows: &[&[f32]],
         mixing: &Mixing,
-        begin: usize,
-        length: usize,
+        columns: Range<usize>,
         terms: &mut [MixedPart],
         mixed: &mut [MixedRow],
-        at: usize,
     ) {
-        dispatch!(
-            self,
-            mix(rows, mixing, begin, length, terms, mixed, at),
-            mix(rows, mixing, begin, length, terms, mixed, at)
-        )
+        for (at, first) in columns.clone().step_by(MIX_WIDTH).enumerate() {
+            let part = first..columns.end.min(first + MIX_WIDTH);
+            let to = at * MIX_WIDTH;
+            dispatch!(
+                self,
+                mix(rows, mixing, part, terms, mixed, to),
+                mix(rows, mixing, part, terms, mixed, to)
+            );
+        }
     }
 
     /// out[k] = scale · integers[k], where the bytes are i8.
@@ -243,14 +246,13 @@ fn rounded(value: f64) -> f32 {
 fn mix(
     rows: &[&[f32]],
     mixing: &Mixing,
-    begin: usize,
-    length: usize,
+    columns: Range<usize>,
     terms: &mut [MixedPart],
     mixed: &mut [MixedRow],
     at: usize,
 ) {
     for (term, &(row, weight)) in terms.iter_mut().zip(&mixing.terms) {
-        for (term, &value) in term.iter_mut().zip(&rows[row][begin..begin + length]) {
+        for (term, &value) in term.iter_mut().zip(&rows[row][columns.clone()]) {
             *term = weight * f64::from(value);
         }
     }
@@ -272,7 +274,7 @@ fn mix(
                 *sum += value;
             }
         }
-        for (mixed, sum) in mixed[at..].iter_mut().zip(&sums[..length]) {
+        for (mixed, sum) in mixed[at..].iter_mut().zip(&sums[..columns.len()]) {
             *mixed = *sum as f32;
         }
     }

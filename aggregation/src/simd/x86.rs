@@ -6,6 +6,8 @@
 //! may use the wider instructions.
 #![allow(unsafe_code)] // loads and stores of whole vectors, each within a slice whose length was checked just before
 
+use std::ops::Range;
+
 use super::networks::{Comparator, with_networks};
 use super::{BLOCK, Borders, MIX_WIDTH, MixedPart, MixedRow, ProductBlock, Rows, SUM_WIDTH, columns};
 use crate::coordinates::Mixing;
@@ -263,22 +265,21 @@ macro_rules! functions {
         }
 
         /// [`mix`](super::super::mix): sums stay in registers over all of a row's terms; what comes next is asked for.
-        #[allow(clippy::too_many_arguments)] // as there
         #[target_feature(enable = $feature)]
         pub(crate) fn mix(
             rows: &[&[f32]],
             mixing: &Mixing,
-            begin: usize,
-            length: usize,
+            columns: Range<usize>,
             terms: &mut [MixedPart],
             mixed: &mut [MixedRow],
             at: usize,
         ) {
             /// Vectors of a row that are summed side by side.
             const SUMS: usize = 8;
-            if length < MIX_WIDTH {
-                return super::super::mix(rows, mixing, begin, length, terms, mixed, at);
+            if columns.len() < MIX_WIDTH {
+                return super::super::mix(rows, mixing, columns, terms, mixed, at);
             }
+            let begin = columns.start;
             for (term, &(row, weight)) in terms.iter_mut().zip(&mixing.terms) {
                 let (from, weight) = (rows[row][begin..begin + MIX_WIDTH].as_ptr(), broadcast(weight));
                 for (k, term) in term.as_chunks_mut::<WIDE>().0.iter_mut().enumerate() {
