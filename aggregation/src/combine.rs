@@ -99,7 +99,6 @@ impl Combiner {
         payloads: &[(&[u8], f32)],
         reference: Option<&[f32]>,
     ) -> Result<Combined, CombineError> {
-        assert_eq!(base.parameters.len(), base.momentum.len(), "one momentum a parameter");
         let dimension = base.dimension();
         let checked: Vec<Result<(), PayloadVerdict>> = payloads
             .par_iter()
@@ -168,7 +167,7 @@ impl Combiner {
         let judged = self.rule.aggregate_with(&context, contributions, &mut pseudo_gradient);
         let mut state = OuterState {
             parameters: base.parameters.clone(),
-            momentum: base.momentum.clone(),
+            momentum: self.momentum_of(base),
             carried: Vec::new(),
         };
         self.outer
@@ -179,6 +178,15 @@ impl Combiner {
         match state.first_non_finite() {
             Some(index) => Err(CombineError::NotFinite { index }),
             None => Ok((state, judged)),
+        }
+    }
+
+    /// The buffer of the outer step, where it keeps one: nothing has moved before the first round.
+    fn momentum_of(&self, base: &OuterState) -> Vec<f32> {
+        match (self.outer.keeps_momentum(), base.momentum.is_empty()) {
+            (false, _) => Vec::new(),
+            (true, true) => vec![0.0; base.dimension()],
+            (true, false) => base.momentum.clone(),
         }
     }
 

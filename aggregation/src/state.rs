@@ -2,19 +2,21 @@
 //! It does not hash: the BLAKE3 digest of these bytes, which members compare, is computed by the caller.
 //!
 //! ```text
-//! 0..4  magic "SYNS"     4..8  version, u32 = 1 or 2     8..16  dimension d, u64
-//! 16..  parameters, d × f32;  then momentum, d × f32;  in version 2 then carried, d × f32   (all little-endian)
+//! 0..4  magic "SYNS"     4..8  version, u32     8..16  dimension d, u64     16..  vectors of d × f32   (all little-endian)
+//!
+//! version   1: parameters, momentum     2: parameters, momentum, carried     3: parameters     4: parameters, carried
 //! ```
-//! Version 2 is written if and only if something is carried, so that a state has one form.
+//! A vector is written if and only if there is one, so that a state has one form.
 
 use crate::numeric::first_non_finite;
 
-/// Parameters of the model and momentum of the outer step, of equal lengths, and what the rule carries.
+/// Parameters of the model, and the momentum of the outer step and what the rule carries where there are such: each of the
+/// parameters' length or empty.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OuterState {
     /// θ, in the order of the session's layout.
     pub parameters: Vec<f32>,
-    /// m of the outer step, one value a parameter.
+    /// m of the outer step, one value a parameter; none before the first step, or where the step keeps none.
     pub momentum: Vec<f32>,
     /// The aggregate of the round before, for a rule that starts from it: one value a parameter, or none at all.
     pub carried: Vec<f32>,
@@ -33,7 +35,7 @@ pub enum StateError {
     #[error("state: the bytes do not begin with \"SYNS\"; this is no session state")]
     Magic,
     /// Written by other software.
-    #[error("state: format version {found} is neither {PLAIN} nor {CARRYING}; update this node")]
+    #[error("state: format version {found} is none of {PLAIN} to {STILL_CARRYING}; update this node")]
     Version {
         /// Version found.
         found: u32,
@@ -60,10 +62,10 @@ pub enum StateError {
         /// Value found.
         found: u32,
     },
-    /// NaN or infinity among the parameters (from d on, the momentum; from 2 d on, what is carried).
+    /// NaN or infinity among the parameters, or in the vectors after them.
     #[error("state: value {index} is NaN or infinite; go back to an earlier checkpoint")]
     NotFinite {
-        /// Its place, counted over parameters, momentum and what is carried.
+        /// Its place, counted over the vectors that there are.
         index: usize,
     },
 }
@@ -71,15 +73,16 @@ pub enum StateError {
 const MAGIC: [u8; 4] = *b"SYNS";
 const PLAIN: u32 = 1;
 const CARRYING: u32 = 2;
+const STILL: u32 = 3;
+const STILL_CARRYING: u32 = 4;
 const HEADER_LEN: usize = 16;
 
 impl OuterState {
     /// A state before the first round: these parameters, and no momentum.
     pub fn new(parameters: Vec<f32>) -> Self {
-        let momentum = vec![0.0; parameters.len()];
         Self {
             parameters,
-            momentum,
+            momentum: Vec::new(),
             carried: Vec::new(),
         }
     }
@@ -95,21 +98,22 @@ impl OuterState {
     /// When the lengths differ.
     pub fn to_bytes(&self) -> Vec<u8> {
         let dimension = self.dimension();
-        assert_eq!(dimension, self.momentum.len(), "one momentum a parameter");
-        assert!(
-            self.carried.is_empty() || self.carried.len() == dimension,
-            "one carried value a parameter, or none"
-        );
-        let version = if self.carried.is_empty() { PLAIN } else { CARRYING };
-        let total = Self::encoded_len(dimension).saturating_add(self.carried.len().saturating_mul(4));
-        let mut bytes = Vec::with_capacity(total);
+        let fits = |vector: &[f32]| vector.is_empty() || vector.len() == dimension;
+        assert!(fits(&self.momentum), "one momentum a parameter, or none");
+        assert!(fits(&self.carried), "one carried value a parameter, or none");
+        let version = match (self.momentum.is_empty(), self.carried.is_empty()) {
+            (false, true) => PLAIN,
+            (false, false) => CARRYING,
+            (true, true) => STILL,
+            (true, false) => STILL_CARRYING,
+        };
+        let vectors = [&self.parameters, &self.momentum, &self.carried];
+        let values: usize = vectors.iter().map(|vector| vector.len()).sum();
+        let mut bytes = Vec::with_capacity(HEADER_LEN + 4 * values);
         bytes.extend_from_slice(&MAGIC);
         bytes.extend_from_slice(&version.to_le_bytes());
         bytes.extend_from_slice(&(dimension as u64).to_le_bytes());
-        for values in [&self.parameters, &self.momentum, &self.carried] {
-            bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
-        }
-        debug_assert_eq!(bytes.len(), total);
+        vectors.iter().for_each(|values| write(values, &mut bytes));
         bytes
     }
 
@@ -124,26 +128,29 @@ impl OuterState {
             return Err(StateError::Magic);
         }
         let found = u32::from_le_bytes([v0, v1, v2, v3]);
-        let vectors = match found {
-            PLAIN => 2,
-            CARRYING => 3,
+        let (moves, carries) = match found {
+            PLAIN => (1, 0),
+            CARRYING => (1, 1),
+            STILL => (0, 0),
+            STILL_CARRYING => (0, 1),
             _ => return Err(StateError::Version { found }),
         };
         let announced = u64::from_le_bytes(announced);
         if let Some(expected) = expected_dimension.filter(|&expected| expected as u64 != announced) {
             return Err(StateError::Dimension { announced, expected });
         }
-        let fits = announced.checked_mul(4 * vectors) == Some(body.len() as u64);
-        if !fits || (found == CARRYING && announced == 0) {
+        let vectors = 1 + moves + carries;
+        let fits = announced.checked_mul(4 * vectors as u64) == Some(body.len() as u64);
+        if !fits || (found != STILL && announced == 0) {
             return Err(StateError::Length {
                 announced,
                 found: bytes.len(),
             });
         }
         let (words, _) = body.as_chunks::<4>();
-        let dimension = words.len() / vectors as usize;
+        let dimension = words.len() / vectors;
         let (parameters, rest) = words.split_at(dimension);
-        let (momentum, carried) = rest.split_at(dimension);
+        let (momentum, carried) = rest.split_at(moves * dimension);
         let state = Self {
             parameters: read(parameters),
             momentum: read(momentum),
@@ -155,18 +162,25 @@ impl OuterState {
         }
     }
 
-    /// Length of the canonical bytes of a state of `dimension` parameters that carries nothing (4 bytes a parameter more where
-    /// it does); saturates where it exceeds `usize`.
+    /// Length of the canonical bytes of a state of `dimension` parameters with momentum that carries nothing (4 bytes a parameter
+    /// more where it does, 4 fewer without momentum); saturates where it exceeds `usize`.
     pub fn encoded_len(dimension: usize) -> usize {
         dimension.saturating_mul(8).saturating_add(HEADER_LEN)
     }
 
-    /// The place of the first NaN or infinity, counted over parameters, momentum and what is carried.
+    /// The place of the first NaN or infinity, counted over the vectors that there are.
     pub(crate) fn first_non_finite(&self) -> Option<usize> {
-        let dimension = self.parameters.len();
+        let (to_momentum, to_carried) = (self.parameters.len(), self.parameters.len() + self.momentum.len());
         first_non_finite(&self.parameters)
-            .or_else(|| first_non_finite(&self.momentum).map(|index| dimension + index))
-            .or_else(|| first_non_finite(&self.carried).map(|index| 2 * dimension + index))
+            .or_else(|| first_non_finite(&self.momentum).map(|index| to_momentum + index))
+            .or_else(|| first_non_finite(&self.carried).map(|index| to_carried + index))
+    }
+}
+
+fn write(values: &[f32], bytes: &mut Vec<u8>) {
+    match cfg!(target_endian = "little") {
+        true => bytes.extend_from_slice(bytemuck::cast_slice(values)),
+        false => bytes.extend(values.iter().flat_map(|value| value.to_le_bytes())),
     }
 }
 
@@ -220,6 +234,19 @@ mod tests {
     }
 
     #[test]
+    fn without_momentum_the_parameters_stand_alone_in_versions_three_and_four() {
+        let mut state = OuterState::new(vec![1.0, -0.0]);
+        let mut bytes = b"SYNS\x03\0\0\0\x02\0\0\0\0\0\0\0\0\0\x80\x3f\0\0\0\x80".to_vec();
+        assert_eq!(state.to_bytes(), bytes);
+        assert_eq!(OuterState::from_bytes(&bytes, Some(2)).unwrap(), state);
+        state.carried = vec![0.5, 1.0];
+        bytes[4] = 4;
+        bytes.extend([0, 0, 0, 0x3f, 0, 0, 0x80, 0x3f]);
+        assert_eq!(state.to_bytes(), bytes);
+        assert_eq!(OuterState::from_bytes(&bytes, Some(2)).unwrap(), state);
+    }
+
+    #[test]
     fn every_damage_has_its_error() {
         let (_, bytes) = golden();
         let check = |damage: &dyn Fn(&mut Vec<u8>), expected: StateError| {
@@ -229,7 +256,7 @@ mod tests {
         };
         check(&|b| b.truncate(15), StateError::TooShort { len: 15 });
         check(&|b| b[0] = b'X', StateError::Magic);
-        check(&|b| b[4] = 3, StateError::Version { found: 3 });
+        check(&|b| b[4] = 5, StateError::Version { found: 5 });
         check(
             &|b| b[4] = 2,
             StateError::Length {

@@ -9,6 +9,8 @@
 //! θ ← θ − η (g + μ m)   with Nesterov's look-ahead (Sutskever et al. 2013, as torch.optim.SGD(nesterov=True) has it)
 //! θ ← θ − η m           without
 //! ```
+//! With μ = 0 that is θ ← θ − η g, and there is no buffer to keep.
+//!
 //! With a clipping radius τ, the aggregate is first drawn towards what the momentum expects (Karimireddy, He & Jaggi 2021,
 //! §4, with the server's own history as centre): c = (1 − μ) m is the running mean of past aggregates, and
 //!
@@ -108,10 +110,13 @@ impl OuterConfig {
     /// Moves `parameters` and `momentum` by one step.
     ///
     /// # Panics
-    /// When the three lengths differ.
+    /// When the three lengths differ; where no momentum is kept, there may be none.
     pub fn step(&self, parameters: &mut [f32], momentum: &mut [f32], pseudo_gradient: &[f32]) {
-        assert_eq!(parameters.len(), momentum.len(), "one momentum a parameter");
         assert_eq!(parameters.len(), pseudo_gradient.len(), "one gradient a parameter");
+        if momentum.is_empty() && !self.keeps_momentum() {
+            return self.step_along(parameters, pseudo_gradient);
+        }
+        assert_eq!(parameters.len(), momentum.len(), "one momentum a parameter");
         let (learning_rate, mu, nesterov) = (self.learning_rate, self.momentum, self.nesterov);
         // How far each g moves from the centre; 1 leaves it alone, to the bit.
         let share = match self.clip_radius {
@@ -134,6 +139,21 @@ impl OuterConfig {
                     *theta -= learning_rate * step;
                 }
             });
+    }
+
+    /// Whether a step looks at the momentum of the one before; without, there need not be any.
+    pub fn keeps_momentum(&self) -> bool {
+        self.momentum != 0.0 || self.clip_radius.is_some()
+    }
+
+    /// θ ← θ − η g.
+    fn step_along(&self, parameters: &mut [f32], pseudo_gradient: &[f32]) {
+        let chunks = parameters.par_chunks_mut(CHUNK).zip(pseudo_gradient.par_chunks(CHUNK));
+        chunks.for_each(|(parameters, gradient)| {
+            for (theta, g) in parameters.iter_mut().zip(gradient) {
+                *theta -= self.learning_rate * g;
+            }
+        });
     }
 }
 

@@ -145,7 +145,10 @@ impl StreamedState {
     /// The state before the first round.
     pub fn new(parameters: Vec<f32>) -> Self {
         Self {
-            outer: OuterState::new(parameters),
+            outer: OuterState {
+                momentum: vec![0.0; parameters.len()],
+                ..OuterState::new(parameters)
+            },
             round: 0,
         }
     }
