@@ -11,12 +11,12 @@ use std::thread::JoinHandle;
 use synod_config::SessionConfig;
 use synod_protocol::identity::{BlobId, PeerId, SessionId};
 use synod_protocol::task::{JobId, Round, Task, TaskFailure, TaskResult};
-use synod_storage::blobs::BlobStore;
+use synod_storage::blobs::{BlobStore, Durability};
 use synod_training::data::{DataOptions, DataSummary};
 use synod_training::device::DeviceChoice;
 use synod_training::factory::{BuildError, build_trainer_from, build_trainer_without_data};
 use synod_training::trainer::{Continue, Progress, Trainer};
-use synod_training::worker::Worker;
+use synod_training::worker::{Done, Worker};
 use tokio::sync::{mpsc, watch};
 
 use crate::failure::{Failure, Outcome};
@@ -260,7 +260,7 @@ impl Bench {
         let mut member_state = None;
         for (id, bytes) in &done.blobs {
             self.blobs
-                .put(bytes)
+                .put_as(id, bytes, self.durability(&order.task, id, &done))
                 .map_err(|error| TaskFailure::Environment(error.to_string()))?;
             if let Some((round, state)) = done.member_state
                 && state == *id
@@ -270,6 +270,16 @@ impl Bench {
             }
         }
         Ok((done.result, member_state))
+    }
+
+    /// States are on the disk before anyone votes for them, and what a member has released is before it is sent. An update may
+    /// be lost with the power: then its round goes on without it. Where no others have this member's model, it may not.
+    fn durability(&self, task: &Task, id: &BlobId, done: &Done) -> Durability {
+        let carried = done.member_state.is_some_and(|(_, state)| state == *id);
+        match task {
+            Task::Train { .. } if !carried && !self.plan.config.protocol.is_mixing() => Durability::Soon,
+            _ => Durability::Now,
+        }
     }
 
     /// A fresh worker with what this member carries. What of that is lost is lost: the operator hears of it, and the

@@ -1,9 +1,9 @@
 //! Blobs as files named by their content: updates and model states, verified whenever they are read or received.
 //! It does not decide how long one is kept (see `retention`) and fetches nothing.
 //!
-//! Layout: `blobs/ab/cdef…` are whole blobs; `blobs/incoming/ID.partial` are downloads that may be resumed;
-//! `blobs/incoming/*.tmp` are writes in progress, left over only by a crash. A file under its final name was complete
-//! and synced before it got that name.
+//! Layout: `blobs/ab/cdef…` are whole blobs, synced before they got that name; `blobs/ab/cdef….unsynced` are whole ones that
+//! the disk may not have yet (`late_sync`), verified when the store is opened; `blobs/incoming/ID.partial` are downloads that
+//! may be resumed; `blobs/incoming/*.tmp` are writes in progress, left over only by a crash.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -17,6 +17,7 @@ use synod_protocol::identity::BlobId;
 
 use crate::error::StoreError;
 use crate::files;
+use crate::late_sync::{self, LateSync};
 use crate::store::Result;
 
 /// How long an unfinished download may be resumed: rounds move on, and after a day nobody asks for its blob any more.
@@ -24,6 +25,18 @@ const PARTIAL_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Unfinished downloads that outlive a restart; the newest ones. While the node runs, its network bounds them.
 const PARTIALS_KEPT: usize = 16;
+
+/// The end of the name of a blob that is not synced yet.
+const UNSYNCED: &str = ".unsynced";
+
+/// When a blob has to be on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// When the call returns: for what this node vouches for.
+    Now,
+    /// Within seconds: for what others have, or what can be made again. A loss of power may take it, whole.
+    Soon,
+}
 
 /// Bytes hashed at a time.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -39,25 +52,28 @@ struct Shared {
     root: PathBuf,
     incoming: PathBuf,
     writes: AtomicU64,
-    may_write: bool,
+    /// None where nothing may be written.
+    late: Option<LateSync>,
 }
 
 impl BlobStore {
     /// Opens `data_dir/blobs`, makes it if it is not there, and removes what interrupted writes have left.
     /// Open it once a process, after the directory's lock is held, and clone it.
     pub fn open(data_dir: &Path) -> Result<Self> {
-        let store = Self::at(data_dir, true);
+        let late = LateSync::start().map_err(StoreError::io("start the thread that syncs", data_dir))?;
+        let store = Self::at(data_dir, Some(late));
         files::create_folder(&store.shared.incoming)?;
         store.remove_leftovers()?;
+        store.verify_unsynced()?;
         Ok(store)
     }
 
     /// The blobs of a stopped node, for reading: nothing is made or tidied.
     pub fn open_to_read(data_dir: &Path) -> Self {
-        Self::at(data_dir, false)
+        Self::at(data_dir, None)
     }
 
-    fn at(data_dir: &Path, may_write: bool) -> Self {
+    fn at(data_dir: &Path, late: Option<LateSync>) -> Self {
         let root = data_dir.join("blobs");
         let incoming = root.join("incoming");
         Self {
@@ -65,7 +81,7 @@ impl BlobStore {
                 root,
                 incoming,
                 writes: AtomicU64::new(0),
-                may_write,
+                late,
             }),
         }
     }
@@ -73,31 +89,35 @@ impl BlobStore {
     /// Keeps these bytes. Durable when it returns; keeping the same bytes again costs one look at the folder.
     pub fn put(&self, bytes: &[u8]) -> Result<BlobId> {
         let id = BlobId::of(bytes);
-        let target = self.path(&id);
-        if fs::metadata(&target).is_ok_and(|meta| meta.len() == bytes.len() as u64) {
-            return Ok(id);
+        self.put_as(&id, bytes, Durability::Now).map(|()| id)
+    }
+
+    /// The same for bytes whose id the caller has computed. A wrong one would be found by whoever reads the blob.
+    pub fn put_as(&self, id: &BlobId, bytes: &[u8], durability: Durability) -> Result<()> {
+        let whole = |path: PathBuf| fs::metadata(path).is_ok_and(|meta| meta.len() == bytes.len() as u64);
+        if whole(self.synced(id)) || durability == Durability::Soon && whole(self.unsynced(id)) {
+            return Ok(());
         }
         let number = self.shared.writes.fetch_add(1, Ordering::Relaxed);
         let temporary = self.shared.incoming.join(format!("{id}.{number}.tmp"));
-        let written = write_new(&temporary, bytes).and_then(|()| self.install(&temporary, &target));
+        let written = write_new(&temporary, bytes, durability).and_then(|()| self.install(&temporary, id, durability));
         if written.is_err() {
             // The error that matters is the first one; a leftover goes at the next start.
             let _ = fs::remove_file(&temporary);
         }
-        written.map(|()| id)
+        written
     }
 
     /// The blob's bytes, verified. A file that holds other bytes is moved to `incoming/ID.damaged`, so that the blob can be fetched again
     /// and nothing is lost that an operator could still mend; where nothing may be written, it stays.
     pub fn read(&self, id: &BlobId) -> Result<Vec<u8>> {
-        let path = self.path(id);
-        let (mut file, length) = self.open_file(id)?;
+        let (mut file, length, path) = self.open_named(id)?;
         let mut bytes = Vec::with_capacity(usize::try_from(length).expect("64-bit addresses"));
         file.read_to_end(&mut bytes).map_err(StoreError::io("read", &path))?;
         if BlobId::of(&bytes) == *id {
             return Ok(bytes);
         }
-        if self.shared.may_write {
+        if self.shared.late.is_some() {
             let aside = self.shared.incoming.join(format!("{id}.damaged"));
             fs::rename(&path, aside).map_err(StoreError::io("move aside", &path))?;
         }
@@ -106,26 +126,31 @@ impl BlobStore {
 
     /// The blob's file and its length, for serving. Not verified here: whoever receives it does that.
     pub fn open_file(&self, id: &BlobId) -> Result<(File, u64)> {
-        let path = self.path(id);
-        match File::open(&path) {
-            Ok(file) => {
-                let length = file
-                    .metadata()
-                    .map_err(StoreError::io("read the length of", &path))?
-                    .len();
-                Ok((file, length))
+        let (file, length, _) = self.open_named(id)?;
+        Ok((file, length))
+    }
+
+    /// The blob's file, its length, and where it was found.
+    fn open_named(&self, id: &BlobId) -> Result<(File, u64, PathBuf)> {
+        for path in self.places(id) {
+            match File::open(&path) {
+                Ok(file) => {
+                    let meta = file.metadata().map_err(StoreError::io("read the length of", &path))?;
+                    return Ok((file, meta.len(), path));
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(StoreError::io("open", &path)(error)),
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(StoreError::BlobMissing {
-                id: *id,
-                path: self.shared.root.clone(),
-            }),
-            Err(error) => Err(StoreError::io("open", &path)(error)),
         }
+        Err(StoreError::BlobMissing {
+            id: *id,
+            path: self.shared.root.clone(),
+        })
     }
 
     /// Whether the blob is here (whole; not verified).
     pub fn has(&self, id: &BlobId) -> bool {
-        self.path(id).is_file()
+        self.places(id).iter().any(|path| path.is_file())
     }
 
     /// Begins or resumes a download of `expected_bytes` bytes: continue at [`Incoming::len`].
@@ -152,7 +177,9 @@ impl BlobStore {
 
     /// Deletes a blob; that it is not there is no error.
     pub fn remove(&self, id: &BlobId) -> Result<()> {
-        remove(&self.path(id))
+        // In this order: a file that is synced at this moment changes its name from the first to the second.
+        remove(&self.unsynced(id))?;
+        remove(&self.synced(id))
     }
 
     /// Deletes every blob for which `keep` says no, and says how many bytes that freed.
@@ -180,6 +207,7 @@ impl BlobStore {
             };
             for path in files::entries(&folder)? {
                 let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+                let name = name.strip_suffix(UNSYNCED).unwrap_or(name);
                 let Ok(id) = format!("{first}{name}").parse::<BlobId>() else {
                     continue;
                 };
@@ -191,6 +219,7 @@ impl BlobStore {
             }
         }
         blobs.sort_unstable();
+        blobs.dedup_by_key(|(id, _)| *id);
         Ok(blobs)
     }
 
@@ -208,18 +237,66 @@ impl BlobStore {
 
     /// The blob's file, whether it is there or not: for those that can only read files. Nothing is verified here.
     pub fn path(&self, id: &BlobId) -> PathBuf {
+        let [synced, unsynced, _] = self.places(id);
+        if unsynced.is_file() { unsynced } else { synced }
+    }
+
+    fn synced(&self, id: &BlobId) -> PathBuf {
         let hex = id.to_string();
         self.shared.root.join(&hex[..2]).join(&hex[2..])
     }
 
-    /// Gives a complete, synced file its final name, durably.
-    fn install(&self, from: &Path, target: &Path) -> Result<()> {
-        let folder = target.parent().expect("blob paths have a folder");
+    fn unsynced(&self, id: &BlobId) -> PathBuf {
+        let hex = id.to_string();
+        self.shared
+            .root
+            .join(&hex[..2])
+            .join(format!("{}{UNSYNCED}", &hex[2..]))
+    }
+
+    /// Where a blob may be, in the order to look: it changes from the second name to the first at any moment.
+    fn places(&self, id: &BlobId) -> [PathBuf; 3] {
+        [self.synced(id), self.unsynced(id), self.synced(id)]
+    }
+
+    /// Gives a complete file its name: if it has to be durable it is synced, and so is the name.
+    fn install(&self, from: &Path, id: &BlobId, durability: Durability) -> Result<()> {
+        let (synced, unsynced) = (self.synced(id), self.unsynced(id));
+        let folder = synced.parent().expect("blob paths have a folder");
         if !folder.is_dir() {
             files::create_folder(folder)?;
         }
-        fs::rename(from, target).map_err(StoreError::io("move into place", target))?;
-        files::sync_folder(folder)
+        match (durability, &self.shared.late) {
+            (Durability::Soon, Some(late)) => {
+                fs::rename(from, &unsynced).map_err(StoreError::io("move into place", &unsynced))?;
+                late.add(unsynced, synced.clone())
+                    .map_err(StoreError::io("sync", &synced))
+            }
+            _ => {
+                fs::rename(from, &synced).map_err(StoreError::io("move into place", &synced))?;
+                files::sync_folder(folder)?;
+                remove(&unsynced)
+            }
+        }
+    }
+
+    /// Looks at what was not synced when the process ended: what is whole stays, what is not is as if it had never come.
+    fn verify_unsynced(&self) -> Result<()> {
+        for (id, _) in self.list()? {
+            let (synced, unsynced) = (self.synced(&id), self.unsynced(&id));
+            if !unsynced.is_file() {
+                continue;
+            }
+            let mut hasher = blake3::Hasher::new();
+            let mut file = File::open(&unsynced).map_err(StoreError::io("open", &unsynced))?;
+            hash_rest(&mut file, &mut hasher).map_err(StoreError::io("read", &unsynced))?;
+            if *hasher.finalize().as_bytes() == id.0 {
+                late_sync::sync(&unsynced, &synced).map_err(StoreError::io("sync", &unsynced))?;
+            } else {
+                remove(&unsynced)?;
+            }
+        }
+        Ok(())
     }
 
     fn remove_leftovers(&self) -> Result<()> {
@@ -283,7 +360,8 @@ impl Incoming {
         Ok(())
     }
 
-    /// Verifies the whole and makes it a blob, durably. Wrong bytes are deleted: the next download begins anew.
+    /// Verifies the whole and makes it a blob, which is on the disk soon: until then its makers have it. Wrong bytes are
+    /// deleted: the next download begins anew.
     pub fn finish(self) -> Result<()> {
         if self.length < self.expected_bytes {
             let (expected_bytes, got_bytes) = (self.expected_bytes, self.length);
@@ -297,8 +375,7 @@ impl Incoming {
             remove(&self.path)?;
             return Err(self.mismatch(self.length));
         }
-        self.file.sync_all().map_err(StoreError::io("sync", &self.path))?;
-        self.store.install(&self.path, &self.store.path(&self.id))
+        self.store.install(&self.path, &self.id, Durability::Soon)
     }
 
     /// Gives the download up and deletes what has arrived.
@@ -315,14 +392,17 @@ impl Incoming {
     }
 }
 
-fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
+fn write_new(path: &Path, bytes: &[u8], durability: Durability) -> Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
         .open(path)
         .map_err(StoreError::io("create", path))?;
     file.write_all(bytes).map_err(StoreError::io("write", path))?;
-    file.sync_all().map_err(StoreError::io("sync", path))
+    match durability {
+        Durability::Now => file.sync_all().map_err(StoreError::io("sync", path)),
+        Durability::Soon => Ok(()),
+    }
 }
 
 /// Opens the partial file of a blob for this process and thread alone.
@@ -439,6 +519,57 @@ mod tests {
             matches!(world.blobs.read(&id), Err(StoreError::BlobCorrupt { .. })),
             "cut short"
         );
+    }
+
+    #[test]
+    fn what_is_not_synced_yet_is_a_blob_like_any_other() {
+        let mut world = World::new();
+        let bytes = some_bytes(10_000);
+        let id = BlobId::of(&bytes);
+        world.blobs.put_as(&id, &bytes, Durability::Soon).unwrap();
+        assert!(world.blobs.unsynced(&id).is_file() && world.blobs.path(&id).is_file());
+        assert!(world.blobs.has(&id));
+        assert_eq!(world.blobs.read(&id).unwrap(), bytes);
+        assert_eq!(world.blobs.list().unwrap(), [(id, 10_000)]);
+        world.blobs.put(&bytes).unwrap();
+        assert!(world.blobs.synced(&id).is_file() && !world.blobs.unsynced(&id).is_file());
+        world.blobs.remove(&id).unwrap();
+        world.blobs.put_as(&id, &bytes, Durability::Soon).unwrap();
+        world.blobs.remove(&id).unwrap();
+        assert!(!world.blobs.has(&id));
+        world.blobs.put_as(&id, &bytes, Durability::Soon).unwrap();
+        world.restart();
+        assert!(world.blobs.synced(&id).is_file() && !world.blobs.unsynced(&id).is_file());
+        assert_eq!(world.blobs.read(&id).unwrap(), bytes);
+    }
+
+    #[test]
+    fn what_a_loss_of_power_tore_before_it_was_synced_is_gone_after_it() {
+        let mut world = World::new();
+        let bytes = some_bytes(10_000);
+        let id = BlobId::of(&bytes);
+        world.blobs.put_as(&id, &bytes, Durability::Soon).unwrap();
+        let mut torn = bytes.clone();
+        torn[4_096..].fill(0);
+        fs::write(world.blobs.unsynced(&id), torn).unwrap();
+        world.restart();
+        assert!(!world.blobs.has(&id), "and is fetched again");
+        world.blobs.put_as(&id, &bytes, Durability::Soon).unwrap();
+        assert_eq!(world.blobs.read(&id).unwrap(), bytes);
+    }
+
+    #[test]
+    fn late_files_get_their_final_name_and_deleted_ones_are_no_error() {
+        let world = World::new();
+        let bytes = some_bytes(1_000);
+        let id = BlobId::of(&bytes);
+        let sync = || late_sync::sync(&world.blobs.unsynced(&id), &world.blobs.synced(&id));
+        sync().unwrap();
+        assert!(!world.blobs.has(&id));
+        world.blobs.put_as(&id, &bytes, Durability::Soon).unwrap();
+        sync().unwrap();
+        assert!(world.blobs.synced(&id).is_file() && !world.blobs.unsynced(&id).is_file());
+        assert_eq!(world.blobs.read(&id).unwrap(), bytes);
     }
 
     #[test]

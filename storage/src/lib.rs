@@ -8,6 +8,7 @@ pub mod conformance;
 pub mod error;
 mod files;
 pub mod keys;
+mod late_sync;
 pub mod lock;
 pub mod member_states;
 pub mod members;
