@@ -16,6 +16,7 @@ use crate::message::{Heartbeat, Message, Phase, Settlement, Term};
 use crate::reject::{Evidence, Reject};
 use crate::reputation::Reputation;
 use crate::round::Round as RoundWork;
+use crate::round::ahead::Combined;
 use crate::round::summing::SumStep;
 use crate::session::{Lifecycle, Role, Roster, Terms};
 use crate::signed::{Signed, Verified};
@@ -54,10 +55,12 @@ pub(crate) enum Job {
     Payload(PeerId),
     /// As the coordinator: combine.
     Aggregate,
-    /// As a voter: bring a payload of the proposal in.
+    /// As a voter: bring a payload in that the proposal names, or may name.
     CheckPayload(BlobId),
     /// As a voter: combine again.
     Check,
+    /// As a voter: combine what the proposal may name.
+    Ahead,
     /// Measure the settled state.
     Evaluate,
     /// Without a coordinator: bring in what a neighbour claimed for a round.
@@ -590,6 +593,9 @@ impl Machine {
             (Job::Check, Ok(TaskResult::Aggregated { state, bytes, verdicts })) => {
                 self.on_checked(state, bytes, &verdicts);
             }
+            (Job::Ahead, Ok(TaskResult::Aggregated { state, bytes, verdicts })) => {
+                self.on_combined_ahead(Some(Combined { state, bytes, verdicts }));
+            }
             (
                 Job::Mix,
                 Ok(TaskResult::Mixed {
@@ -621,6 +627,7 @@ impl Machine {
             Job::Initialise => self.retry_state_at = self.now.after_ms(4 * self.info.terms.lost_after_ms),
             Job::Aggregate => self.on_aggregation_failed(&failure),
             Job::Check => self.on_check_failed(),
+            Job::Ahead => self.on_combined_ahead(None),
             Job::Mix => self.on_mixing_failed(),
             Job::Sum(step) => self.on_sum_failed(step, &failure),
             _ => {}
@@ -759,7 +766,8 @@ impl Machine {
             .iter()
             .for_each(|used| self.reputation.forgive(&used.update.peer));
         self.remember_members(&settlement);
-        let held = held || self.base.is_some_and(|base| base.held && base.state == body.state);
+        let unchanged = self.base.is_some_and(|base| base.held && base.state == body.state);
+        let held = held || unchanged || self.work.ahead.made(body.state);
         self.base = Some(Base {
             state: body.state,
             bytes: body.state_bytes,

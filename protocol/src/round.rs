@@ -2,6 +2,7 @@
 //! All of it is forgotten at the border to the next round, except what the journal keeps.
 
 pub(crate) mod aggregating;
+pub(crate) mod ahead;
 pub(crate) mod exchanging;
 pub(crate) mod founding;
 pub(crate) mod gathering;
@@ -26,6 +27,8 @@ pub(crate) struct Round {
     pub summing: summing::Summing,
     /// The coordinator's duty, while this member has it.
     pub lead: Option<exchanging::Lead>,
+    /// What this voter has done before there is a proposal.
+    pub ahead: ahead::Ahead,
     /// The proposal that this member is checking.
     pub check: Option<aggregating::Check>,
     /// What this member voted for last.

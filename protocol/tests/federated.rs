@@ -27,6 +27,28 @@ fn four_members_settle_all_rounds_and_agree() {
 }
 
 #[test]
+fn voters_combine_what_will_be_proposed_before_it_is_and_only_once() {
+    let mut world = World::new(4, terms(5, 4));
+    world.run_until(|world| world.round(world.peer(0)) == 3);
+    world.dropped = Box::new(|_, _, message| matches!(message, Message::Proposal(_)));
+    world.run_until(|world| {
+        world
+            .events(0)
+            .any(|event| matches!(event, Event::Proposed { round: 3, .. }))
+    });
+    (0..3).for_each(|_| world.step());
+    let proposed = world.events(0).find_map(|event| match event {
+        Event::Proposed { round: 3, state, .. } => Some(*state),
+        _ => None,
+    });
+    assert!((1..4).all(|i| world.nodes[&world.peer(i)].blobs.contains(&proposed.unwrap())));
+    world.dropped = Box::new(|_, _, _| false);
+    world.run_until(|world| (0..4).all(|i| world.round(world.peer(i)) == 6));
+    world.assert_agreement();
+    assert!(world.combined.values().all(|times| *times == 5), "{:?}", world.combined);
+}
+
+#[test]
 fn a_session_of_one_trains_alone() {
     let mut world = World::new(1, terms(3, 1));
     world.run_until(|world| world.round(world.peer(0)) == 4);

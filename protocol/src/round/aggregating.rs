@@ -8,11 +8,12 @@ use crate::identity::{BlobId, BodyId, PeerId};
 use crate::machine::{Job, Machine};
 use crate::message::{Message, Proposal, Term};
 use crate::reject::{Evidence, Reject};
+use crate::round::ahead::Found;
 use crate::round::exchanging::Stage;
 use crate::session::Verification;
 use crate::signed::{Signed, Verified};
 use crate::sum::SumTask;
-use crate::task::{MemberVerdict, Outcome, Task, TaskFailure};
+use crate::task::{MemberVerdict, Outcome, Task, TaskFailure, UpdateRef};
 
 /// A proposal under examination.
 #[derive(Debug)]
@@ -105,11 +106,13 @@ impl Machine {
             (_, Verification::Recompute) => {
                 self.drop_jobs(|job| matches!(job, Job::Train | Job::Check));
                 let updates = body.used.iter().map(|used| &used.update);
-                updates
+                let lacking = updates.filter(|update| !self.work.ahead.has(&update.payload));
+                lacking
                     .map(|update| (update.payload, (update.bytes, vec![update.peer])))
                     .collect()
             }
         };
+        // What is under way goes on where it stopped, and may now come from the proposer as well.
         self.drop_jobs(|job| matches!(job, Job::CheckPayload(_)));
         self.work.check = Some(Check {
             term,
@@ -122,7 +125,7 @@ impl Machine {
     }
 
     /// Brings in what is missing; with all of it here, comes to a judgement.
-    fn go_on_checking(&mut self) {
+    pub(crate) fn go_on_checking(&mut self) {
         let Some(check) = &self.work.check else { return };
         let body = &check.proposal().body;
         if body.round > 0 && body.used.is_empty() {
@@ -161,7 +164,11 @@ impl Machine {
     }
 
     pub(crate) fn on_check_payload(&mut self, blob: BlobId, here: bool) {
-        let Some(check) = &mut self.work.check else { return };
+        let Some(check) = &mut self.work.check else {
+            return if here {
+                self.on_payload_ahead(blob)
+            };
+        };
         if !here {
             check.stalled = true;
             return;
@@ -183,14 +190,15 @@ impl Machine {
             return;
         }
         let Some(check) = &self.work.check else { return };
-        let updates = check
-            .proposal()
-            .body
-            .used
-            .iter()
-            .map(|used| used.update.clone())
-            .collect();
+        let used = check.proposal().body.used.iter();
+        let updates: Vec<UpdateRef> = used.map(|used| used.update.clone()).collect();
         let (round, base) = (self.round(), base.state);
+        match self.find_ahead(&updates) {
+            Found::Ready(done) => return self.on_checked(done.state, done.bytes, &done.verdicts),
+            Found::Underway => return,
+            Found::Nothing => {}
+        }
+        let Some(check) = &self.work.check else { return };
         let task = match self.open_sum(check.proposal()) {
             Some(open) => Task::Sum(Box::new(SumTask::Settle { base, updates, open })),
             None => Task::Aggregate { round, base, updates },

@@ -154,14 +154,16 @@ impl Machine {
         }
     }
 
-    /// Takes a claim that passed its checks, if this member leads.
+    /// Takes a claim that passed its checks: as the coordinator to use it, as a voter to be ready for the proposal.
     pub(crate) fn take_claim(&mut self, message: &Verified<Message>) {
         let (from, me, now) = (message.signer(), self.me, self.now);
         let Some((claim, _)) = message.value().claim() else {
             return;
         };
         let (blob, bytes) = (claim.payload, claim.bytes);
-        let Some(lead) = &mut self.work.lead else { return };
+        let Some(lead) = &mut self.work.lead else {
+            return self.look_ahead(message);
+        };
         let opened = lead.opened;
         if let Some(known) = lead.claims.get_mut(&from) {
             if known.message.signed() != message.signed() {
@@ -348,10 +350,15 @@ impl Machine {
             Payload::Failed => claimed.attempts >= FETCH_ATTEMPTS,
             Payload::Here { .. } => true,
         };
+        let answered = lead.claims.get(peer).is_some_and(given_up);
+        self.is_usable(lead, peer) && !answered && self.may_send_update(peer)
+    }
+
+    /// Whether a member is there that may still be training.
+    pub(crate) fn may_send_update(&self, peer: &PeerId) -> bool {
         // A member that says it is idle in this round cannot train now: its operator was told why.
         let beat = self.heard.get(peer).and_then(|heard| heard.beat.as_ref());
         let idle = beat.is_some_and(|beat| beat.round == self.round() && beat.phase == Phase::Idle);
-        let answered = lead.claims.get(peer).is_some_and(given_up);
-        self.is_usable(lead, peer) && self.is_alive(peer) && !idle && !answered
+        self.is_alive(peer) && !self.reputation.is_banned(peer) && !idle
     }
 }

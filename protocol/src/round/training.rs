@@ -82,8 +82,9 @@ impl Machine {
             bytes,
             report,
         });
-        (self.work.training.claim, self.work.training.failed) = (Some(claim), None);
+        (self.work.training.claim, self.work.training.failed) = (Some(claim.clone()), None);
         self.succession.claimed_at = Some(self.now);
+        self.tell_voters(&claim);
         self.send_claim();
     }
 
@@ -112,12 +113,10 @@ impl Machine {
         if self.is_mixing() {
             return self.announce_claim(claim);
         }
-        let coordinator = self.coordinator();
-        if coordinator == self.me {
-            let own = claim.verify().expect("own claims verify");
-            self.take_claim(&own);
-        } else {
-            self.send_signed(coordinator, claim);
+        self.take_claim(&claim.verify().expect("own claims verify"));
+        if self.coordinator() == self.me {
+            self.take_claims_from_before();
         }
+        self.send_signed(self.coordinator(), claim);
     }
 }

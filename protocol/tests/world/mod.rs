@@ -42,6 +42,8 @@ pub struct World {
     pub dropped: Filter,
     /// Whose local steps and initial states fail.
     pub failing: BTreeSet<PeerId>,
+    /// How often each combined updates.
+    pub combined: BTreeMap<PeerId, u32>,
     queue: VecDeque<(PeerId, Input)>,
 }
 
@@ -76,6 +78,7 @@ impl World {
             creator,
             dropped: Box::new(|_, _, _| false),
             failing: BTreeSet::new(),
+            combined: BTreeMap::new(),
             queue: VecDeque::new(),
         };
         for i in 0..n {
@@ -185,6 +188,10 @@ impl World {
 
     pub fn peer(&self, index: u8) -> PeerId {
         Identity::from_secret([index + 1; 32]).peer_id()
+    }
+
+    pub fn events(&self, index: u8) -> impl Iterator<Item = &Event> {
+        self.nodes[&self.peer(index)].events.iter()
     }
 
     pub fn round(&self, peer: PeerId) -> u64 {
@@ -317,6 +324,7 @@ impl World {
                 )
             }
             Task::Aggregate { base, updates, .. } => {
+                *self.combined.entry(peer).or_default() += 1;
                 let lie = node.lies_about_state;
                 let verdict = |peer| MemberVerdict {
                     peer,
