@@ -88,7 +88,11 @@ impl Trainer for SyntheticTrainer {
                 return Err(TrainError::Diverged { round, step, loss });
             }
             for (x, optimum) in parameters.iter_mut().zip(&self.own_optimum) {
-                *x -= self.config.learning_rate * (*x - optimum + self.config.noise * symmetric(&mut rng));
+                let noise = match self.config.noise {
+                    0.0 => 0.0,
+                    noise => noise * symmetric(&mut rng),
+                };
+                *x -= self.config.learning_rate * (*x - optimum + noise);
             }
             loss_sum += loss;
             tokens += self.samples_per_step;

@@ -60,6 +60,7 @@ impl Exchange {
             local_steps = 1
             [training.model.synthetic]
             dimension = {parameters}
+            noise = 0.0
             [aggregation]
             rule = 'mean'
             encoding = '{encoding}'
