@@ -111,10 +111,10 @@ endif
 bench-links:
 	@$(CLANG) $(CARGO) bench --quiet --workspace --bench links
 
-## bench-exchange: rounds of real nodes beside hivemind's averaging (installed where it is missing), CASES="2x10000000"
+## bench-exchange: rounds of real nodes beside averagings of hivemind and Flower (installed where they are missing), CASES="2x10000000"
 bench-exchange:
 	@$(CLANG) $(CARGO) build --release --quiet --workspace --bins
-	@CASES="$(CASES)" scripts/bench-exchange
+	@$(if $(CASES),CASES="$(CASES)") scripts/bench-exchange
 
 ## bench-engine: training steps beside PyTorch (installed where it is missing), CASES="5.8M 30M"; one JSON object a case
 bench-engine:
