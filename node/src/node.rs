@@ -251,8 +251,8 @@ fn network_config(section: &NetworkSection) -> NetworkConfig {
     }
 }
 
-/// How the bulk plane reaches the blobs. A finished download is hashed once more as it is taken in: the store believes
-/// nobody.
+/// How the bulk plane reaches the blobs. Each piece of a download is verified before it is written, and the whole by whoever
+/// reads it.
 fn access(blobs: &BlobStore, data_dir: &DataDir) -> BlobAccess {
     let (to_open, to_commit, folder) = (blobs.clone(), blobs.clone(), data_dir.blobs().join("incoming"));
     BlobAccess {
@@ -261,12 +261,6 @@ fn access(blobs: &BlobStore, data_dir: &DataDir) -> BlobAccess {
             false => Ok(None),
         }),
         partial: Arc::new(move |blob| Ok(folder.join(format!("{blob}.partial")))),
-        commit: Arc::new(move |blob, path| {
-            let length = std::fs::metadata(path)?.len();
-            let taken = to_commit
-                .begin(blob, length)
-                .and_then(synod_storage::blobs::Incoming::finish);
-            taken.map_err(std::io::Error::other)
-        }),
+        commit: Arc::new(move |blob, path| to_commit.adopt(blob, path).map_err(std::io::Error::other)),
     }
 }

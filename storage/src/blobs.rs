@@ -5,9 +5,8 @@
 //! the disk may not have yet (`late_sync`), verified when the store is opened; `blobs/incoming/ID.partial` are downloads that
 //! may be resumed; `blobs/incoming/*.tmp` are writes in progress, left over only by a crash.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -153,26 +152,10 @@ impl BlobStore {
         self.places(id).iter().any(|path| path.is_file())
     }
 
-    /// Begins or resumes a download of `expected_bytes` bytes: continue at [`Incoming::len`].
-    pub fn begin(&self, id: &BlobId, expected_bytes: u64) -> Result<Incoming> {
-        let path = self.shared.incoming.join(format!("{id}.partial"));
-        let mut file = lock_partial(&path, id)?;
-        let mut hasher = blake3::Hasher::new();
-        let mut length = hash_rest(&mut file, &mut hasher).map_err(StoreError::io("read", &path))?;
-        if length > expected_bytes {
-            file.set_len(0).map_err(StoreError::io("truncate", &path))?;
-            hasher.reset();
-            length = 0;
-        }
-        Ok(Incoming {
-            store: self.clone(),
-            id: *id,
-            expected_bytes,
-            path,
-            file,
-            hasher,
-            length,
-        })
+    /// Takes a complete file of the same disk in, whose bytes were verified against the id as they were written. It is on the
+    /// disk soon: until then its makers have it. Whoever reads the blob verifies it again.
+    pub fn adopt(&self, id: &BlobId, file: &Path) -> Result<()> {
+        self.install(file, id, Durability::Soon)
     }
 
     /// Deletes a blob; that it is not there is no error.
@@ -320,78 +303,6 @@ impl BlobStore {
     }
 }
 
-/// A download in progress. Dropped before its end, it stays on disk and [`BlobStore::begin`] resumes it.
-#[derive(Debug)]
-pub struct Incoming {
-    store: BlobStore,
-    id: BlobId,
-    expected_bytes: u64,
-    path: PathBuf,
-    file: File,
-    hasher: blake3::Hasher,
-    length: u64,
-}
-
-impl Incoming {
-    /// Bytes that are here already: the offset to ask for next.
-    pub fn len(&self) -> u64 {
-        self.length
-    }
-
-    /// Whether nothing is here yet.
-    pub fn is_empty(&self) -> bool {
-        self.length == 0
-    }
-
-    /// Adds the next bytes. More than the expected length is refused.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        let length = self.length + bytes.len() as u64;
-        if length > self.expected_bytes {
-            return Err(self.mismatch(length));
-        }
-        let written = self.file.write_all(bytes);
-        if let Err(error) = written {
-            // A partial write must not stay in front of the next one: back to what is hashed.
-            let _ = self.file.set_len(self.length);
-            return Err(StoreError::io("write", &self.path)(error));
-        }
-        self.hasher.update(bytes);
-        self.length = length;
-        Ok(())
-    }
-
-    /// Verifies the whole and makes it a blob, which is on the disk soon: until then its makers have it. Wrong bytes are
-    /// deleted: the next download begins anew.
-    pub fn finish(self) -> Result<()> {
-        if self.length < self.expected_bytes {
-            let (expected_bytes, got_bytes) = (self.expected_bytes, self.length);
-            return Err(StoreError::BlobIncomplete {
-                id: self.id,
-                expected_bytes,
-                got_bytes,
-            });
-        }
-        if *self.hasher.finalize().as_bytes() != self.id.0 {
-            remove(&self.path)?;
-            return Err(self.mismatch(self.length));
-        }
-        self.store.install(&self.path, &self.id, Durability::Soon)
-    }
-
-    /// Gives the download up and deletes what has arrived.
-    pub fn discard(self) -> Result<()> {
-        remove(&self.path)
-    }
-
-    fn mismatch(&self, got_bytes: u64) -> StoreError {
-        StoreError::BlobMismatch {
-            id: self.id,
-            expected_bytes: self.expected_bytes,
-            got_bytes,
-        }
-    }
-}
-
 fn write_new(path: &Path, bytes: &[u8], durability: Durability) -> Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
@@ -402,24 +313,6 @@ fn write_new(path: &Path, bytes: &[u8], durability: Durability) -> Result<()> {
     match durability {
         Durability::Now => file.sync_all().map_err(StoreError::io("sync", path)),
         Durability::Soon => Ok(()),
-    }
-}
-
-/// Opens the partial file of a blob for this process and thread alone.
-fn lock_partial(path: &Path, id: &BlobId) -> Result<File> {
-    loop {
-        let opened = OpenOptions::new().read(true).append(true).create(true).open(path);
-        let file = opened.map_err(StoreError::io("open", path))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(StoreError::BlobBusy { id: *id }),
-            Err(TryLockError::Error(error)) => return Err(StoreError::io("lock", path)(error)),
-        }
-        // Between opening and locking, another download may have given this file its final name.
-        let ours = file.metadata().map_err(StoreError::io("read", path))?.ino();
-        if fs::metadata(path).is_ok_and(|named| named.ino() == ours) {
-            return Ok(file);
-        }
     }
 }
 
@@ -573,66 +466,19 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupted_download_goes_on_where_it_stopped() {
+    fn a_download_is_taken_in_from_its_file() {
         let mut world = World::new();
         let bytes = some_bytes(3_000_000);
-        let (id, length) = (BlobId::of(&bytes), bytes.len() as u64);
-        let mut incoming = world.blobs.begin(&id, length).unwrap();
-        assert!(incoming.is_empty());
-        incoming.write(&bytes[..1_234_567]).unwrap();
-        assert!(
-            matches!(world.blobs.begin(&id, length), Err(StoreError::BlobBusy { .. })),
-            "one at a time"
-        );
-        assert!(matches!(
-            incoming.finish(),
-            Err(StoreError::BlobIncomplete {
-                got_bytes: 1_234_567,
-                ..
-            })
-        ));
+        let id = BlobId::of(&bytes);
+        let partial = world.dir.path().join(format!("blobs/incoming/{id}.partial"));
+        fs::write(&partial, &bytes).unwrap();
+        world.blobs.adopt(&id, &partial).unwrap();
+        assert_eq!(world.blobs.read(&id).unwrap(), bytes);
         world.restart();
-        assert!(!world.blobs.has(&id));
-        let mut incoming = world.blobs.begin(&id, length).unwrap();
-        assert_eq!(incoming.len(), 1_234_567);
-        incoming.write(&bytes[1_234_567..]).unwrap();
-        incoming.finish().unwrap();
         assert_eq!(world.blobs.read(&id).unwrap(), bytes);
         assert!(world.incoming().is_empty());
-    }
-
-    #[test]
-    fn wrong_bytes_are_refused_and_do_not_stay() {
-        let world = World::new();
-        let bytes = some_bytes(1000);
-        let id = BlobId::of(&bytes);
-        let mut incoming = world.blobs.begin(&id, 1000).unwrap();
-        assert!(matches!(
-            incoming.write(&[0; 1001]),
-            Err(StoreError::BlobMismatch { got_bytes: 1001, .. })
-        ));
-        incoming.write(&[0; 1000]).unwrap();
-        assert!(matches!(incoming.finish(), Err(StoreError::BlobMismatch { .. })));
-        assert!(!world.blobs.has(&id));
-        let mut incoming = world.blobs.begin(&id, 1000).unwrap();
-        assert!(incoming.is_empty(), "the wrong bytes are not resumed");
-        incoming.write(&bytes).unwrap();
-        incoming.finish().unwrap();
-        assert_eq!(world.blobs.read(&id).unwrap(), bytes);
-    }
-
-    #[test]
-    fn a_partial_file_longer_than_expected_begins_anew() {
-        let world = World::new();
-        let id = BlobId::of(b"short");
-        let mut incoming = world.blobs.begin(&id, 900).unwrap();
-        incoming.write(&[1; 900]).unwrap();
-        drop(incoming);
-        let mut incoming = world.blobs.begin(&id, 5).unwrap();
-        assert!(incoming.is_empty());
-        incoming.write(b"short").unwrap();
-        incoming.finish().unwrap();
-        assert_eq!(world.blobs.read(&id).unwrap(), b"short");
+        let missing = world.blobs.adopt(&id, &partial).unwrap_err();
+        assert!(matches!(missing, StoreError::Io { .. }), "{missing:?}");
     }
 
     #[test]
@@ -643,7 +489,7 @@ mod tests {
         let old = File::create(folder.join("old.partial")).unwrap();
         old.set_modified(SystemTime::now() - PARTIAL_KEPT * 2).unwrap();
         let id = BlobId::of(b"wanted");
-        world.blobs.begin(&id, 6).unwrap().write(b"wan").unwrap();
+        fs::write(folder.join(format!("{id}.partial")), b"wan").unwrap();
         world.restart();
         assert_eq!(world.incoming(), [folder.join(format!("{id}.partial"))]);
     }

@@ -1,5 +1,5 @@
 //! Everything that can go wrong with what is kept, in the operator's words.
-//! It does not decide who is to blame: `BlobMismatch` is a sender's fault, all others are this machine's.
+//! It does not decide what is to be done: each sentence says what the operator can do.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -95,32 +95,6 @@ pub enum StoreError {
         id: BlobId,
         /// The file that was deleted.
         path: PathBuf,
-    },
-    /// What arrived is not the blob that was asked for. Nothing of it is kept.
-    #[error("the {got_bytes} bytes received are not blob {id} of {expected_bytes} bytes: ask another member for it")]
-    BlobMismatch {
-        /// The id asked for.
-        id: BlobId,
-        /// The length announced.
-        expected_bytes: u64,
-        /// The length received (at least).
-        got_bytes: u64,
-    },
-    /// A download ended early; what has arrived is kept.
-    #[error("only {got_bytes} of the {expected_bytes} bytes of blob {id} have arrived: fetch the rest")]
-    BlobIncomplete {
-        /// The id asked for.
-        id: BlobId,
-        /// The length announced.
-        expected_bytes: u64,
-        /// The length received so far.
-        got_bytes: u64,
-    },
-    /// Two downloads of one blob at once.
-    #[error("blob {id} is being received already: wait for that download to end")]
-    BlobBusy {
-        /// Its id.
-        id: BlobId,
     },
     /// A key file is there already.
     #[error("`{}` exists already and is not overwritten: a lost identity cannot be made again", path.display())]
