@@ -4,7 +4,8 @@
 /// Keeps freed buffers in the process. Call it once, first thing in `main`.
 ///
 /// Every tensor operation allocates its result. By default glibc maps each large buffer anew and unmaps it when it is freed, and
-/// the page faults cost 12–21 % of a training step; with these thresholds buffers are used again.
+/// the page faults cost 12–21 % of a training step; with these thresholds buffers are used again. They hold for the heap of the
+/// first thread alone: those of others are of 64 MiB at most and map what is larger. So all threads share that one.
 #[allow(unsafe_code)]
 pub fn tune_allocator() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -13,5 +14,6 @@ pub fn tune_allocator() {
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 30);
         libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
+        libc::mallopt(libc::M_ARENA_MAX, 1);
     }
 }
