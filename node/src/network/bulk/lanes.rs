@@ -1,6 +1,6 @@
 //! The groups of one large blob, brought by several holders at once, over several streams where a holder is alone.
 //! A lane holds one group in memory and writes it once it is verified; who is slow keeps nothing from the others: when
-//! nothing is left to hand out, what a late lane has not brought is asked of another, too.
+//! nothing is left to hand out, what a late lane has not brought is asked of another, too, and of one more where a lane is stuck.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, SeekFrom};
@@ -30,8 +30,12 @@ const SPREAD_FROM: usize = 3;
 /// How long a lane may take before any has ended, and at the least.
 const FIRST_PATIENCE: Duration = Duration::from_secs(5);
 const LEAST_PATIENCE: Duration = Duration::from_millis(250);
-/// The most, however slow lanes have been: a holder that drips must not teach patience.
+/// The most, however slow lanes have been: a holder that drips must not teach patience. A lane that takes longer is stuck.
 const MOST_PATIENCE: Duration = Duration::from_secs(15);
+/// A lane asks for so much as it brings in this time, so that who is only slow is not taken to be stuck.
+const TURN: Duration = Duration::from_secs(5);
+/// Groups that a lane asks for first, when nobody knows its pace.
+const FIRST_GROUPS: u64 = 4;
 
 /// A blob whose tree is here, and the file that it comes into.
 pub(super) struct Whole {
@@ -47,8 +51,22 @@ struct Lane {
     holder: PeerId,
     /// Beside another lane to the same holder.
     second: bool,
+    /// Groups that it may be asked for at once.
+    most: u64,
     /// What the holder's last answer left open.
     open: Option<(Link, Stream)>,
+}
+
+impl Lane {
+    fn new(number: usize, holder: PeerId) -> Self {
+        Self {
+            number,
+            holder,
+            second: false,
+            most: FIRST_GROUPS,
+            open: None,
+        }
+    }
 }
 
 /// How a lane's work on a span ended.
@@ -77,8 +95,32 @@ pub(super) struct Lanes<'a> {
     lanes: usize,
     /// Whether several holders have lanes: then who is late is not asked again on another lane of its own.
     shared: bool,
-    /// Holders without a lane: each takes the place of one that does not help.
-    reserve: VecDeque<PeerId>,
+    reserve: Reserve,
+}
+
+/// Holders without a lane: each takes the place of one that does not help, or comes beside one that is stuck.
+struct Reserve {
+    holders: VecDeque<PeerId>,
+    /// Lanes that may come beside the others, one for each: so many groups more are in memory.
+    rescuers: usize,
+    /// Lanes opened so far, which are numbered.
+    opened: usize,
+}
+
+impl Reserve {
+    fn lane(&mut self) -> Option<Lane> {
+        let holder = self.holders.pop_front()?;
+        self.opened += 1;
+        Some(Lane::new(self.opened - 1, holder))
+    }
+
+    /// A lane beside those that are stuck, if it helps. The stuck one goes on: it may be the only one that brings anything.
+    fn rescuer(&mut self, busy: &BTreeMap<usize, Busy>, missing: &BTreeSet<u64>) -> Option<Lane> {
+        let helper = *self.holders.front()?;
+        rest_of_late(busy, missing, Busy::stuck_at, Instant::now(), helper, true)?;
+        self.rescuers = self.rescuers.checked_sub(1)?;
+        self.lane()
+    }
 }
 
 impl<'a> Lanes<'a> {
@@ -92,10 +134,8 @@ impl<'a> Lanes<'a> {
             .take(lanes)
             .enumerate()
             .map(|(number, holder)| Lane {
-                number,
-                holder,
                 second: number >= spread,
-                open: None,
+                ..Lane::new(number, holder)
             })
             .collect();
         Self {
@@ -103,7 +143,11 @@ impl<'a> Lanes<'a> {
             whole,
             lanes,
             shared: lanes.min(spread) > 1,
-            reserve: holders.iter().skip(lanes.min(spread)).copied().collect(),
+            reserve: Reserve {
+                holders: holders.iter().skip(lanes.min(spread)).copied().collect(),
+                rescuers: lanes,
+                opened: lanes,
+            },
             idle,
         }
     }
@@ -120,9 +164,10 @@ impl<'a> Lanes<'a> {
         loop {
             for _ in 0..self.idle.len() {
                 let Some(lane) = self.idle.pop_front() else { break };
-                let not_of = self.shared.then_some(lane.holder);
-                let late = || rest_of_late(&busy, &progress.missing, pace, Instant::now(), not_of);
-                let Some(span) = take_span(&mut waiting, self.lanes).or_else(late) else {
+                let late_at = |one: &Busy| one.late_at(pace);
+                let now = Instant::now();
+                let late = || rest_of_late(&busy, &progress.missing, late_at, now, lane.holder, self.shared);
+                let Some(span) = take_span(&mut waiting, self.lanes, lane.most).or_else(late) else {
                     self.idle.push_back(lane);
                     continue;
                 };
@@ -137,15 +182,16 @@ impl<'a> Lanes<'a> {
                 );
                 working.push(bring(fetcher, whole, lane, span));
             }
-            // Those that are late already were offered just now; what changes for them comes with the end of a lane.
-            let now = Instant::now();
-            let to_come = busy.values().map(|busy| busy.late_at(pace)).filter(|at| *at > now);
-            let next_late = to_come.min().filter(|_| !self.idle.is_empty());
+            if let Some(lane) = self.reserve.rescuer(&busy, &progress.missing) {
+                self.shared = true;
+                self.idle.push_back(lane);
+                continue;
+            }
             let ended = tokio::select! {
                 ended = working.next() => ended,
-                () = sleep_until(next_late) => continue,
+                () = sleep_until(next_look(&busy, pace, !self.idle.is_empty())) => continue,
             };
-            let Some(ended) = ended else {
+            let Some(mut ended) = ended else {
                 return Ok(None);
             };
             if let Some(busy) = busy.remove(&ended.lane.number)
@@ -154,6 +200,7 @@ impl<'a> Lanes<'a> {
             {
                 let took = busy.since.elapsed() / u32::try_from(ended.reached - ended.span.start).unwrap_or(1);
                 pace = pace.max(Some(took));
+                ended.lane.most = groups_in_a_turn(took);
             }
             progress.moved += ended.moved;
             for group in ended.span.start..ended.reached {
@@ -182,22 +229,30 @@ impl<'a> Lanes<'a> {
                     self.idle.retain(|lane| lane.holder != holder);
                 }
             }
-            let instead = self.reserve.pop_front().map(|holder| Lane {
-                number: ended.lane.number,
-                holder,
-                second: false,
-                open: None,
-            });
-            self.idle.extend(instead);
+            self.idle.extend(self.reserve.lane());
         }
     }
 }
 
-/// The next groups in a row that nobody brings yet: fewer towards the end, so that all lanes end together.
-fn take_span(waiting: &mut BTreeSet<u64>, lanes: usize) -> Option<Range<u64>> {
+/// When the next lane is late, where an idle one could do its work, or stuck. Those that are so already were offered just now;
+/// what changes for them comes with the end of a lane.
+fn next_look(busy: &BTreeMap<usize, Busy>, pace: Option<Duration>, some_idle: bool) -> Option<Instant> {
+    let now = Instant::now();
+    let late = busy.values().filter(|_| some_idle).map(|one| one.late_at(pace));
+    let stuck = busy.values().map(Busy::stuck_at);
+    late.chain(stuck).filter(|at| *at > now).min()
+}
+
+fn groups_in_a_turn(pace: Duration) -> u64 {
+    let groups = TURN.as_micros() / pace.as_micros().max(1);
+    u64::try_from(groups).unwrap_or(u64::MAX).clamp(1, LANE_GROUPS)
+}
+
+/// The next groups in a row that nobody brings yet, `most` of them: fewer towards the end, so that all lanes end together.
+fn take_span(waiting: &mut BTreeSet<u64>, lanes: usize, most: u64) -> Option<Range<u64>> {
     let first = *waiting.first()?;
     let share = (waiting.len() as u64).div_ceil(2 * lanes.max(1) as u64);
-    let most = share.clamp(1, LANE_GROUPS);
+    let most = share.clamp(1, most);
     let mut span = first..first;
     while span.end - span.start < most && waiting.remove(&span.end) {
         span.end += 1;
@@ -219,22 +274,33 @@ impl Busy {
         let usual = pace.map_or(FIRST_PATIENCE, |pace| pace.saturating_mul(2).saturating_mul(groups));
         self.since + usual.clamp(LEAST_PATIENCE, MOST_PATIENCE)
     }
+
+    /// When it counts as stuck, whatever the pace.
+    fn stuck_at(&self) -> Instant {
+        self.since + MOST_PATIENCE
+    }
 }
 
-/// What a late lane has not brought, the latest first, if nobody else is asked for it already; none of the lanes of `not_of`.
+/// What a late lane has not brought, the latest first, for a free lane of `helper`: of what late lanes of others bring, and no
+/// lane that is in time. Where holders are not `shared`, also of one lane of its own.
 fn rest_of_late(
     busy: &BTreeMap<usize, Busy>,
     missing: &BTreeSet<u64>,
-    pace: Option<Duration>,
+    late_at: impl Fn(&Busy) -> Instant,
     now: Instant,
-    not_of: Option<PeerId>,
+    helper: PeerId,
+    shared: bool,
 ) -> Option<Range<u64>> {
     // What of it is missing begins here; none where another lane has brought all of it meanwhile.
     let rest = |one: &Busy| missing.range(one.span.clone()).next().map(|first| *first..one.span.end);
-    let asked_once = |rest: &Range<u64>| busy.values().filter(|other| other.span.contains(&rest.start)).count() == 1;
+    let may_help = |rest: &Range<u64>| {
+        let asked: Vec<&Busy> = busy.values().filter(|one| one.span.contains(&rest.start)).collect();
+        let of_others = asked.iter().all(|one| one.holder != helper);
+        asked.iter().all(|one| late_at(one) <= now) && (of_others || (asked.len() == 1 && !shared))
+    };
     busy.values()
-        .filter(|one| one.late_at(pace) <= now && Some(one.holder) != not_of)
-        .filter_map(|one| Some((one.late_at(pace), rest(one).filter(asked_once)?)))
+        .filter(|one| late_at(one) <= now)
+        .filter_map(|one| Some((late_at(one), rest(one).filter(may_help)?)))
         .min_by_key(|(late_at, _)| *late_at)
         .map(|(_, rest)| rest)
 }
@@ -356,7 +422,7 @@ mod tests {
     fn spans_hand_everything_out_once_and_shrink_towards_the_end() {
         let mut waiting: BTreeSet<u64> = (0..300).filter(|group| *group != 7).collect();
         let mut spans = Vec::new();
-        while let Some(span) = take_span(&mut waiting, 4) {
+        while let Some(span) = take_span(&mut waiting, 4, LANE_GROUPS) {
             spans.push(span);
         }
         let all: Vec<u64> = spans.iter().cloned().flatten().collect();
@@ -373,9 +439,16 @@ mod tests {
         let holder = PeerId([1; 32]);
         let lane = |span| Busy { span, holder, since };
         let mut busy = BTreeMap::from([(0, lane(10..15)), (1, lane(20..21))]);
-        let pace = Some(Duration::from_secs(1));
+        let late_at = |one: &Busy| one.late_at(Some(Duration::from_secs(1)));
         let rest = |busy: &BTreeMap<usize, Busy>, seconds| {
-            rest_of_late(busy, &missing, pace, since + Duration::from_secs(seconds), None)
+            rest_of_late(
+                busy,
+                &missing,
+                late_at,
+                since + Duration::from_secs(seconds),
+                holder,
+                false,
+            )
         };
         assert_eq!(rest(&busy, 1), None, "nobody is late yet");
         assert_eq!(rest(&busy, 3), Some(20..21), "one group takes two seconds at the most");
@@ -392,7 +465,38 @@ mod tests {
         busy = BTreeMap::from([(0, lane(15..16)), (1, lane(20..21))]);
         assert_eq!(rest(&busy, 11), Some(20..21));
         let at = since + Duration::from_secs(11);
-        assert_eq!(rest_of_late(&busy, &missing, pace, at, Some(holder)), None, "its own");
+        assert_eq!(
+            rest_of_late(&busy, &missing, late_at, at, holder, true),
+            None,
+            "its own"
+        );
+    }
+
+    #[test]
+    fn another_holder_helps_where_all_who_are_asked_are_late() {
+        let (slow, helper) = (PeerId([1; 32]), PeerId([2; 32]));
+        let now = Instant::now();
+        let lane = |since: Duration| Busy {
+            span: 10..15,
+            holder: slow,
+            since: now - since,
+        };
+        let missing: BTreeSet<u64> = [12, 13, 14].into();
+        let late_at = |one: &Busy| one.late_at(Some(Duration::from_secs(1)));
+        let rest = |busy: &BTreeMap<usize, Busy>| rest_of_late(busy, &missing, late_at, now, helper, true);
+        let mut busy = BTreeMap::from([(0, lane(Duration::from_secs(12))), (1, lane(Duration::from_secs(1)))]);
+        assert_eq!(rest(&busy), None, "a second lane to the slow one has just begun");
+        busy.insert(1, lane(Duration::from_secs(11)));
+        assert_eq!(rest(&busy), Some(12..15));
+        busy.insert(
+            2,
+            Busy {
+                span: 12..15,
+                holder: helper,
+                since: now,
+            },
+        );
+        assert_eq!(rest(&busy), None, "it helps already");
     }
 
     #[test]
