@@ -120,10 +120,14 @@ pub const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(8);
 pub const BULK_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// The list of group hashes may need the holder to read the whole blob.
 pub const BULK_TREE_TIMEOUT: Duration = Duration::from_secs(60);
+/// A small blob, or a list of group hashes, must be here by then once it has begun to come: a mebibyte at 140 kbit/s.
+pub const BULK_ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// One chunk must move by then in either direction; slower peers are given up.
 pub const BULK_CHUNK_TIMEOUT: Duration = Duration::from_secs(20);
 /// An idle stream that may carry another request is closed after this.
 pub const BULK_STREAM_IDLE: Duration = Duration::from_secs(30);
+/// A stream or a connection of a peer that may not fetch is closed after this: such a peer has no business here yet.
+pub const BULK_IDLE_OF_STRANGERS: Duration = Duration::from_secs(5);
 /// A bulk connection over which nothing came for so long is dead.
 pub const BULK_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bulk connections in all.
@@ -132,6 +136,9 @@ pub const BULK_CONNECTIONS: usize = 512;
 pub const BULK_CONNECTIONS_PER_PEER: usize = 8;
 /// Bulk connections of peers that may not fetch (they may become members; they may not fill the table).
 pub const BULK_CONNECTIONS_OF_STRANGERS: usize = 32;
+/// TCP connections to the bulk plane whose TLS handshake is under way: each costs a file descriptor, and whoever opens one
+/// proves nothing.
+pub const BULK_TCP_HANDSHAKES: usize = 64;
 /// Blobs that are served at once, to all peers together.
 pub const SERVED_AT_ONCE: usize = 64;
 /// Blobs that are served at once to one peer.
@@ -142,8 +149,10 @@ pub const DENIALS_PER_CONNECTION: u32 = 8;
 pub const TREES_KEPT: usize = 32;
 /// Lists of group hashes that wait to be computed.
 pub const TREE_QUEUE_LENGTH: usize = 64;
-/// After a holder could not be reached over UDP, TCP is tried at once for so long.
+/// After a holder could not be reached over UDP, TCP is tried at once for so long; then QUIC is tried again.
 pub const UDP_CLOSED_MEMORY: Duration = Duration::from_secs(300);
+/// A holder that only the control plane reaches is tried directly again after this, and ever more rarely.
+pub const RELAY_MEMORY: Duration = Duration::from_secs(15);
 /// Pause before the holders are asked again when none of them could be reached.
 pub const HOLDERS_PAUSE: Duration = Duration::from_millis(500);
 
@@ -153,6 +162,12 @@ pub const UDP_SOCKET_BUFFER_BYTES: usize = 4 << 20;
 pub const QUIC_STREAM_WINDOW_BYTES: u32 = 8 << 20;
 /// Bytes of one connection in flight: two streams' worth.
 pub const QUIC_CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// The same of a connection that a peer opened, while nobody here knows the peer: its requests fit a thousand times.
+pub const QUIC_WINDOW_BYTES_OF_STRANGERS: u32 = 64 << 10;
+/// Bytes in a TCP segment of the bulk plane: a path of 1280 bytes carries it, the narrowest that IPv6 allows.
+pub const TCP_SEGMENT_BYTES: u32 = 1220;
+/// Receive buffer of a TCP connection that a peer opened: only its requests come over it.
+pub const TCP_RECEIVE_BUFFER_BYTES: usize = 64 << 10;
 
 /// This machine's network settings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

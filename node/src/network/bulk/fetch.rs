@@ -1,5 +1,6 @@
-//! Fetching one blob: holders asked in order for a small one or for the tree of a large one, whose groups several bring at
-//! once (`lanes`). Each group is verified before it is written, and kept. It believes nobody: a wrong group names its sender.
+//! Fetching one blob: holders asked in order, the next also where one is slow, for a small one or for the tree of a large one,
+//! whose groups several bring at once (`lanes`). Each group is verified before it is written, and kept. It believes nobody:
+//! a wrong group names its sender.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -7,6 +8,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use synod_protocol::identity::{BlobId, PeerId};
 use tokio::fs::{File, OpenOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,7 +18,8 @@ use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 
 use super::super::config::{
-    BLOB_CHUNK_BYTES, BLOB_MAX_BYTES, BULK_CHUNK_TIMEOUT, BULK_REQUEST_TIMEOUT, BULK_TREE_TIMEOUT, HOLDERS_PAUSE,
+    BLOB_CHUNK_BYTES, BLOB_MAX_BYTES, BULK_ANSWER_TIMEOUT, BULK_CHUNK_TIMEOUT, BULK_REQUEST_TIMEOUT, BULK_TREE_TIMEOUT,
+    HOLDERS_PAUSE,
 };
 use super::super::counters::{Counters, Tally};
 use super::super::event::{FetchFailure, FetchId, FetchedFrom, NetworkEvent};
@@ -25,6 +29,10 @@ use super::link::{Dialer, Path, Stream, within};
 use super::tree::{Tree, group_count, group_length, missing_groups};
 use super::wire::{ANSWER_BYTES, Answer, Kind, Request, Status};
 
+/// Holders of which one small blob, or tree, is asked at once: a second beside one that is slow.
+const ASKED_AT_ONCE: usize = 2;
+/// How long the first is asked alone.
+const ALONE: Duration = Duration::from_secs(5);
 /// Longest pause between two rounds of asking.
 const PAUSE_CAP: Duration = Duration::from_secs(5);
 /// Rounds of asking in which everyone refused before that is the answer.
@@ -103,6 +111,12 @@ impl From<io::Error> for Trouble {
     }
 }
 
+/// What one holder gave, verified.
+enum Given {
+    Blob(Vec<u8>),
+    Tree(Arc<Tree>),
+}
+
 /// What is known of one fetch so far.
 pub(super) struct Progress {
     blob: BlobId,
@@ -123,7 +137,7 @@ pub(super) struct Progress {
 impl Fetcher {
     /// Runs a fetch to its end, or until it is cancelled. Gives the answer for the driver, and how many bytes of a blob
     /// that did not come whole are on the disk.
-    pub(super) async fn run(mut self, request: FetchRequest) -> (NetworkEvent, u64) {
+    pub(super) async fn run(self, request: FetchRequest) -> (NetworkEvent, u64) {
         let mut liars = Vec::new();
         let outcome = self.fetch(&request, &mut liars).await;
         let left = match &outcome {
@@ -137,7 +151,7 @@ impl Fetcher {
         (request.answer(outcome, liars), left)
     }
 
-    async fn fetch(&mut self, request: &FetchRequest, liars: &mut Vec<PeerId>) -> Result<FetchedFrom, FetchFailure> {
+    async fn fetch(&self, request: &FetchRequest, liars: &mut Vec<PeerId>) -> Result<FetchedFrom, FetchFailure> {
         let disk = |error: io::Error| FetchFailure::Disk(error.to_string());
         if request.expected_len > BLOB_MAX_BYTES {
             return Err(FetchFailure::TooLarge {
@@ -216,7 +230,7 @@ impl Fetcher {
 
     /// Asks the holders in order until the blob is complete, nobody is left who could have it, or the time is up.
     async fn ask_in_turn(
-        &mut self,
+        &self,
         request: &FetchRequest,
         holders: &[PeerId],
         progress: &mut Progress,
@@ -231,15 +245,12 @@ impl Fetcher {
             }
             // Who refused may let us in soon; who can serve comes first.
             left.sort_by_key(|peer| progress.denied.contains(peer));
-            for holder in &left {
-                let Ok(result) = timeout_at(deadline, self.ask(*holder, progress)).await else {
-                    return Err(progress.too_late());
-                };
-                match result {
-                    Ok(()) if progress.tree.is_some() => break,
-                    Ok(()) => return Ok(*holder),
-                    Err(Trouble::Disk(error)) => return Err(FetchFailure::Disk(error.to_string())),
-                    Err(trouble) => progress.note(*holder, trouble),
+            if progress.tree.is_none() {
+                match timeout_at(deadline, self.ask_some(&left, progress)).await {
+                    Ok(Ok(Some(holder))) if progress.tree.is_none() => return Ok(holder),
+                    Ok(Ok(_)) => {}
+                    Ok(Err(error)) => return Err(FetchFailure::Disk(error.to_string())),
+                    Err(_) => return Err(progress.too_late()),
                 }
             }
             if let Some(whole) = progress.whole() {
@@ -268,21 +279,54 @@ impl Fetcher {
         }
     }
 
-    /// Asks one holder for a small blob, or for the tree of a large one; for a tree that is here, nobody.
-    async fn ask(&mut self, holder: PeerId, progress: &mut Progress) -> Result<(), Trouble> {
-        if progress.tree.is_some() {
-            return Ok(());
+    /// Asks these holders in order for a small blob, or for the tree of a large one, until one of them helps: that one. An
+    /// error of our own disk.
+    async fn ask_some(&self, holders: &[PeerId], progress: &mut Progress) -> io::Result<Option<PeerId>> {
+        let (blob, length) = (progress.blob, progress.length);
+        let mut left = holders.iter().copied();
+        let mut next = left.next();
+        let mut asked = FuturesUnordered::new();
+        loop {
+            // The first, and then one more whenever one fails or is slow.
+            if let Some(holder) = next {
+                asked.push(self.clone().ask(holder, blob, length));
+                next = left.next();
+            }
+            let may_ask = next.is_some() && asked.len() < ASKED_AT_ONCE;
+            let ended = tokio::select! {
+                ended = asked.next() => ended,
+                () = tokio::time::sleep(ALONE), if may_ask => continue,
+            };
+            let Some((holder, moved, result)) = ended else {
+                return Ok(None);
+            };
+            progress.moved += moved;
+            match result {
+                Ok(given) => {
+                    progress.take(given).await?;
+                    return Ok(Some(holder));
+                }
+                Err(trouble) => progress.note(holder, trouble),
+            }
         }
-        let link = self.find(holder).await.map_err(Trouble::Later)?;
+    }
+
+    /// Asks one holder for a small blob, or for the tree of a large one; also gives how many bytes came.
+    async fn ask(mut self, holder: PeerId, blob: BlobId, length: u64) -> (PeerId, u64, Result<Given, Trouble>) {
+        let link = match self.find(holder).await {
+            Ok(link) => link,
+            Err(reason) => return (holder, 0, Err(Trouble::Later(reason))),
+        };
+        let mut moved = 0;
         let opened = within(BULK_REQUEST_TIMEOUT, self.dialer.open(holder, &link.path)).await;
         let result = match opened {
-            Ok(mut stream) => self.transfer(&mut stream, &link.tally, progress).await,
+            Ok(mut stream) => self.transfer(&mut stream, &link.tally, blob, length, &mut moved).await,
             Err(error) => Err(error.into()),
         };
         if let Err(Trouble::Later(_)) = &result {
             self.forget(holder, &link).await;
         }
-        result
+        (holder, moved, result)
     }
 
     /// Another way may work better.
@@ -301,47 +345,46 @@ impl Fetcher {
         answer.await.map_err(ending)?
     }
 
-    async fn transfer(&self, stream: &mut Stream, tally: &Tally, progress: &mut Progress) -> Result<(), Trouble> {
-        if Tree::needed(progress.length) {
-            progress.tree = Some(Arc::new(self.receive_tree(stream, tally, progress).await?));
-            return progress.resume().await.map_err(Trouble::Disk);
-        }
-        let request = Request {
-            kind: Kind::Range,
-            blob: progress.blob,
-            offset: 0,
-            length: progress.length,
+    async fn transfer(
+        &self,
+        stream: &mut Stream,
+        tally: &Tally,
+        blob: BlobId,
+        length: u64,
+        moved: &mut u64,
+    ) -> Result<Given, Trouble> {
+        let is_tree = Tree::needed(length);
+        let (kind, asked, patience) = match is_tree {
+            true => (Kind::Tree, 0, BULK_TREE_TIMEOUT),
+            false => (Kind::Range, length, BULK_REQUEST_TIMEOUT),
         };
-        ask(stream, request, progress.length, BULK_REQUEST_TIMEOUT).await?;
-        let mut bytes = vec![0; progress.length as usize];
-        for piece in bytes.chunks_mut(BLOB_CHUNK_BYTES) {
-            within(BULK_CHUNK_TIMEOUT, stream.read.read_exact(piece)).await?;
-            progress.moved += self.received(tally, piece.len());
+        let request = Request {
+            kind,
+            blob,
+            offset: 0,
+            length: asked,
+        };
+        ask(stream, request, length, patience).await?;
+        let comes = if is_tree { 32 * group_count(length) } else { length };
+        let mut bytes = vec![0; comes as usize];
+        // A holder that drips brings each chunk in time, and never all.
+        within(BULK_ANSWER_TIMEOUT, async {
+            for piece in bytes.chunks_mut(BLOB_CHUNK_BYTES) {
+                within(BULK_CHUNK_TIMEOUT, stream.read.read_exact(piece)).await?;
+                *moved += self.received(tally, piece.len());
+            }
+            Ok(())
+        })
+        .await?;
+        if is_tree {
+            let tree = Tree::verified(&blob, length, &bytes).ok_or(Trouble::Lie)?;
+            return Ok(Given::Tree(Arc::new(tree)));
         }
-        if BlobId::of(&bytes) != progress.blob {
+        if BlobId::of(&bytes) != blob {
             return Err(Trouble::Lie);
         }
-        progress.file.set_len(0).await.map_err(Trouble::Disk)?;
-        progress.file.write_all(&bytes).await.map_err(Trouble::Disk)?;
-        progress.missing.clear();
         tally.item_in();
-        Ok(())
-    }
-
-    async fn receive_tree(&self, stream: &mut Stream, tally: &Tally, progress: &mut Progress) -> Result<Tree, Trouble> {
-        let request = Request {
-            kind: Kind::Tree,
-            blob: progress.blob,
-            offset: 0,
-            length: 0,
-        };
-        ask(stream, request, progress.length, BULK_TREE_TIMEOUT).await?;
-        let mut bytes = vec![0; 32 * group_count(progress.length) as usize];
-        for piece in bytes.chunks_mut(BLOB_CHUNK_BYTES) {
-            within(BULK_CHUNK_TIMEOUT, stream.read.read_exact(piece)).await?;
-            progress.moved += self.received(tally, piece.len());
-        }
-        Tree::verified(&progress.blob, progress.length, &bytes).ok_or(Trouble::Lie)
+        Ok(Given::Blob(bytes))
     }
 
     /// Counts bytes that came, and gives them back.
@@ -366,7 +409,13 @@ pub(super) async fn ask(
         stream.write.flush().await
     })
     .await?;
-    within(patience, stream.read.read_exact(&mut bytes)).await?;
+    let header = within(patience, stream.read.read_exact(&mut bytes)).await;
+    // It is still reading the blob for its hashes, perhaps behind others': that is no fault of it, nor of the way to it.
+    let is_late = |error: &io::Error| error.kind() == io::ErrorKind::TimedOut;
+    if request.kind == Kind::Tree && header.as_ref().is_err_and(is_late) {
+        return Err(Trouble::Busy);
+    }
+    header?;
     let answer =
         Answer::from_bytes(&bytes).ok_or_else(|| Trouble::Later("it answered in another version".to_owned()))?;
     match answer.status {
@@ -380,6 +429,21 @@ pub(super) async fn ask(
 }
 
 impl Progress {
+    async fn take(&mut self, given: Given) -> io::Result<()> {
+        match given {
+            Given::Tree(tree) => {
+                self.tree = Some(tree);
+                self.resume().await
+            }
+            Given::Blob(bytes) => {
+                self.file.set_len(0).await?;
+                self.file.write_all(&bytes).await?;
+                self.missing.clear();
+                Ok(())
+            }
+        }
+    }
+
     /// Leaves out what an earlier try left in the file; the tree tells whether it is right.
     async fn resume(&mut self) -> io::Result<()> {
         let Some(tree) = self.tree.clone() else { return Ok(()) };
@@ -469,6 +533,27 @@ impl std::fmt::Display for Trouble {
             Self::Busy => f.write_str("it serves too many already"),
             Self::Later(reason) => f.write_str(reason),
             Self::Disk(error) => write!(f, "our disk: {error}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_holder_that_still_reads_its_blob_for_the_tree_is_only_busy() {
+        for (kind, is_busy) in [(Kind::Tree, true), (Kind::Range, false)] {
+            let (ours, _silent) = tokio::io::duplex(1024);
+            let request = Request {
+                kind,
+                blob: BlobId([1; 32]),
+                offset: 0,
+                length: 0,
+            };
+            let outcome = ask(&mut Stream::of(ours), request, 5 << 20, Duration::from_millis(20)).await;
+            assert_eq!(matches!(outcome, Err(Trouble::Busy)), is_busy, "{kind:?}");
+            assert_eq!(matches!(outcome, Err(Trouble::Later(_))), !is_busy, "{kind:?}");
         }
     }
 }

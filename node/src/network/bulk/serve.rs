@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, SeekFrom};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
 
 use synod_protocol::identity::{BlobId, PeerId};
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
@@ -12,14 +13,17 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::super::Wanted;
 use super::super::config::{
-    BLOB_CHUNK_BYTES, BULK_CHUNK_TIMEOUT, BULK_REQUEST_TIMEOUT, BULK_STREAM_IDLE, BULK_TREE_TIMEOUT,
-    DENIALS_PER_CONNECTION,
+    BLOB_CHUNK_BYTES, BULK_CHUNK_TIMEOUT, BULK_IDLE_OF_STRANGERS, BULK_REQUEST_TIMEOUT, BULK_STREAM_IDLE,
+    BULK_TREE_TIMEOUT, DENIALS_PER_CONNECTION,
 };
 use super::super::counters::{Counters, Tally, count};
 use super::access::BlobAccess;
 use super::link::{Stream, within};
-use super::tree::{Tree, TreeRequest};
+use super::tree::TreeRequest;
 use super::wire::{Answer, Kind, REQUEST_BYTES, Request, Status};
+
+/// How long an asker waits for a list of group hashes before it is told to ask again: the answer reaches it in time.
+const TREE_PATIENCE: Duration = BULK_TREE_TIMEOUT.saturating_sub(BULK_REQUEST_TIMEOUT);
 
 /// What serving needs; cheap to clone.
 #[derive(Clone)]
@@ -54,7 +58,11 @@ impl Server {
     /// Answers the requests of one stream until it ends or breaks the rules.
     pub(super) async fn serve(self, asker: Asker, mut stream: Stream) {
         while !asker.wears_out() {
-            let request = match read_request(&mut stream).await {
+            let idle = match self.wanted.borrow().may_connect(&asker.peer) {
+                true => BULK_STREAM_IDLE,
+                false => BULK_IDLE_OF_STRANGERS,
+            };
+            let request = match read_request(&mut stream, idle).await {
                 Ok(Some(request)) => request,
                 Ok(None) => break,
                 Err(error) => {
@@ -97,13 +105,14 @@ impl Server {
             count(&self.counters.drops.blob_busy);
             return refuse(stream, Status::Busy).await;
         }
-        let tree: Option<Arc<Tree>> = tokio::time::timeout(BULK_TREE_TIMEOUT, answer)
-            .await
-            .ok()
-            .and_then(Result::ok)
-            .flatten();
-        let Some(tree) = tree else {
-            return refuse(stream, Status::NotFound).await;
+        let tree = match tokio::time::timeout(TREE_PATIENCE, answer).await {
+            Ok(Ok(Some(tree))) => tree,
+            Ok(Ok(None)) => return refuse(stream, Status::NotFound).await,
+            // It is being computed, or waits for others': the blob is here.
+            Ok(Err(_)) | Err(_) => {
+                count(&self.counters.drops.blob_busy);
+                return refuse(stream, Status::Busy).await;
+            }
         };
         write(
             stream,
@@ -178,9 +187,9 @@ impl Server {
 }
 
 /// The next request; the outer none at the stream's end, the inner one for bytes that are no request.
-async fn read_request(stream: &mut Stream) -> io::Result<Option<Option<Request>>> {
+async fn read_request(stream: &mut Stream, idle: Duration) -> io::Result<Option<Option<Request>>> {
     let mut bytes = [0u8; REQUEST_BYTES];
-    let first = within(BULK_STREAM_IDLE, stream.read.read(&mut bytes[..1])).await?;
+    let first = within(idle, stream.read.read(&mut bytes[..1])).await?;
     if first == 0 {
         return Ok(None);
     }
@@ -195,4 +204,50 @@ async fn refuse(stream: &mut Stream, status: Status) -> io::Result<()> {
 
 async fn write(stream: &mut Stream, bytes: &[u8]) -> io::Result<()> {
     within(BULK_CHUNK_TIMEOUT, stream.write.write_all(bytes)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::wire::ANSWER_BYTES;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_tree_that_is_not_ready_in_time_makes_us_busy() {
+        let asker = PeerId([2; 32]);
+        let (_driver, wanted) = watch::channel(Wanted {
+            allowed: [asker].into(),
+            ..Wanted::default()
+        });
+        let (trees, mut tree_requests) = mpsc::channel(1);
+        let server = Server {
+            blobs: BlobAccess::folder("/nowhere"),
+            trees,
+            wanted,
+            counters: Arc::default(),
+            places: Arc::new(Semaphore::new(1)),
+        };
+        let asker = Asker {
+            peer: asker,
+            places: Arc::new(Semaphore::new(1)),
+            tally: Arc::default(),
+            denials: Arc::default(),
+        };
+        let (ours, mut theirs) = tokio::io::duplex(1024);
+        tokio::spawn(server.serve(asker, Stream::of(ours)));
+        let request = Request {
+            kind: Kind::Tree,
+            blob: BlobId([1; 32]),
+            offset: 0,
+            length: 0,
+        };
+        theirs.write_all(&request.to_bytes()).await.expect("it is taken");
+        // Nobody answers the request for the tree.
+        drop(tree_requests.recv().await);
+        let mut answer = [0; ANSWER_BYTES];
+        theirs.read_exact(&mut answer).await.expect("it answers");
+        assert_eq!(
+            Answer::from_bytes(&answer).map(|answer| answer.status),
+            Some(Status::Busy)
+        );
+    }
 }

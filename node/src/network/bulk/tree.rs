@@ -45,7 +45,7 @@ impl Tree {
     }
 
     /// Reads a whole blob; none when the file is not the blob (a damaged disk).
-    fn of_file(blob: &BlobId, file: File, length: u64) -> io::Result<Option<Self>> {
+    pub(super) fn of_file(blob: &BlobId, file: File, length: u64) -> io::Result<Option<Self>> {
         let mut groups = Vec::with_capacity(group_count(length) as usize);
         let mut reader = file.take(length);
         for group in 0..group_count(length) {
