@@ -16,7 +16,8 @@ use synod_protocol::identity::{Identity, PeerId};
 use super::super::NetworkError;
 use super::super::config::{
     BULK_IDLE_TIMEOUT, NetworkConfig, QUIC_CONNECTION_WINDOW_BYTES, QUIC_KEEP_ALIVE, QUIC_STREAM_WINDOW_BYTES,
-    SERVED_AT_ONCE_PER_PEER, UDP_SOCKET_BUFFER_BYTES,
+    QUIC_WINDOW_BYTES_OF_STRANGERS, SERVED_AT_ONCE_PER_PEER, TCP_RECEIVE_BUFFER_BYTES, TCP_SEGMENT_BYTES,
+    UDP_SOCKET_BUFFER_BYTES,
 };
 use super::super::identity::keypair;
 use super::super::swarm::cannot_listen;
@@ -55,12 +56,13 @@ impl Listener {
         let (udp, tcp) = bind_both(config.bulk_listen).map_err(|(text, error)| cannot_listen(&text, &error))?;
         let credentials = Credentials {
             keypair: keypair(identity),
-            transport: Arc::new(transport()),
+            transport: Arc::new(transport(QUIC_CONNECTION_WINDOW_BYTES)),
         };
         let mut server = quinn::ServerConfig::with_crypto(Arc::new(
             QuicServerConfig::try_from(credentials.server()?).map_err(setup("QUIC"))?,
         ));
-        server.transport_config(Arc::clone(&credentials.transport));
+        // Until it is known who comes: `connection::serve` widens it.
+        server.transport_config(Arc::new(transport(QUIC_WINDOW_BYTES_OF_STRANGERS)));
         let secret = credentials.keypair.derive_secret(b"synod blob stateless reset");
         let secret = secret.expect("an Ed25519 key derives secrets");
         let mut endpoint = quinn::EndpointConfig::new(Arc::new(ResetKey(secret)));
@@ -105,6 +107,9 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     }
     // A restart must not wait for the former connections' last packets; a running listener still keeps the port.
     socket.set_reuse_address(true)?;
+    // What it accepts has this from its first packet on.
+    socket.set_recv_buffer_size(TCP_RECEIVE_BUFFER_BYTES)?;
+    suit_narrow_paths(SockRef::from(&socket));
     socket.bind(&address.into())?;
     socket.listen(64)?;
     prefer_bbr(SockRef::from(&socket));
@@ -124,6 +129,15 @@ fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
+/// Segments that fit every path: where one is narrower than its ends, many firewalls drop the routers' word of it, and longer
+/// segments are lost without an end. QUIC finds the width out by itself.
+pub(super) fn suit_narrow_paths(socket: SockRef<'_>) {
+    #[cfg(unix)]
+    if let Err(error) = socket.set_tcp_mss(TCP_SEGMENT_BYTES) {
+        tracing::trace!(%error, "the system does not let us choose the length of TCP segments");
+    }
+}
+
 /// BBR on TCP where the kernel has it: cubic falls to a sixth of the link at 0.1 % loss (measured). Otherwise cubic it is.
 pub(super) fn prefer_bbr(socket: SockRef<'_>) {
     #[cfg(target_os = "linux")]
@@ -132,13 +146,13 @@ pub(super) fn prefer_bbr(socket: SockRef<'_>) {
     }
 }
 
-fn transport() -> TransportConfig {
+fn transport(receive_window_bytes: u32) -> TransportConfig {
     let mut transport = TransportConfig::default();
     let idle = IdleTimeout::try_from(BULK_IDLE_TIMEOUT).expect("ten seconds fit a QUIC variable integer");
     transport
         .congestion_controller_factory(Arc::new(quinn::congestion::BbrConfig::default()))
         .stream_receive_window(VarInt::from_u32(QUIC_STREAM_WINDOW_BYTES))
-        .receive_window(VarInt::from_u32(QUIC_CONNECTION_WINDOW_BYTES))
+        .receive_window(VarInt::from_u32(receive_window_bytes))
         .send_window(u64::from(QUIC_CONNECTION_WINDOW_BYTES))
         .max_concurrent_bidi_streams(VarInt::from_u32(2 * SERVED_AT_ONCE_PER_PEER as u32))
         .max_concurrent_uni_streams(VarInt::from_u32(0))

@@ -13,7 +13,7 @@ use rustls::pki_types::ServerName;
 use socket2::SockRef;
 use synod_protocol::identity::PeerId;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::TcpSocket;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::compat::FuturesAsyncReadCompatExt;
 
@@ -24,7 +24,7 @@ use super::super::config::{
 };
 use super::super::contact::Candidates;
 use super::super::identity::to_libp2p;
-use super::endpoint::{Credentials, SERVER_NAME, prefer_bbr};
+use super::endpoint::{Credentials, SERVER_NAME, prefer_bbr, suit_narrow_paths};
 
 /// Pause between questions to the control plane for a peer's addresses, while it is being dialled.
 const ADDRESS_PAUSE: Duration = Duration::from_millis(200);
@@ -106,6 +106,16 @@ impl Dialer {
         }
     }
 
+    /// A direct way, at the addresses that are known by now, for a peer that a fallback reaches.
+    pub(super) async fn improve(self, peer: PeerId) -> Result<Path, String> {
+        let deadline = Instant::now() + BULK_CONNECT_TIMEOUT;
+        let candidates = self.candidates(peer, deadline).await?;
+        let direct = self.connect_directly(peer, candidates.addresses, false);
+        timeout_at(deadline, direct)
+            .await
+            .unwrap_or_else(|_| Err("no answer over UDP or TCP".to_owned()))
+    }
+
     /// Waits until the control plane knows where the peer is, or at least is connected to it.
     async fn candidates(&self, peer: PeerId, deadline: Instant) -> Result<Candidates, String> {
         loop {
@@ -181,7 +191,12 @@ impl Dialer {
     async fn open_tcp(&self, peer: PeerId, address: SocketAddr) -> io::Result<Stream> {
         let config = Arc::new(self.credentials.client(&peer)?);
         within(TLS_HANDSHAKE_TIMEOUT, async {
-            let socket = TcpStream::connect(address).await?;
+            let socket = match address {
+                SocketAddr::V4(_) => TcpSocket::new_v4()?,
+                SocketAddr::V6(_) => TcpSocket::new_v6()?,
+            };
+            suit_narrow_paths(SockRef::from(&socket));
+            let socket = socket.connect(address).await?;
             socket.set_nodelay(true)?;
             prefer_bbr(SockRef::from(&socket));
             let name = ServerName::try_from(SERVER_NAME).map_err(io::Error::other)?;

@@ -9,13 +9,15 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use synod_protocol::identity::{BlobId, PeerId};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::compat::FuturesAsyncReadCompatExt;
 use tokio_util::sync::CancellationToken;
 
 mod access;
+mod admission;
 mod certificate;
+mod connection;
 mod endpoint;
 mod fetch;
 mod lanes;
@@ -23,6 +25,7 @@ mod leftovers;
 mod link;
 mod serve;
 mod tree;
+mod way;
 mod wire;
 
 pub use access::{BlobAccess, CommitBlob, OpenBlob, PartialPath};
@@ -31,28 +34,25 @@ pub(super) use fetch::FetchRequest;
 
 use super::behaviour::BLOB_PROTOCOL;
 use super::config::{
-    BOOK_PEERS, BULK_CONNECTIONS, BULK_CONNECTIONS_OF_STRANGERS, BULK_CONNECTIONS_PER_PEER, FETCH_QUEUE_LENGTH,
-    FETCHES_AT_ONCE, FETCHES_AT_ONCE_PER_HOLDER, SERVED_AT_ONCE, SERVED_AT_ONCE_PER_PEER, TLS_HANDSHAKE_TIMEOUT,
-    TREE_QUEUE_LENGTH, UDP_CLOSED_MEMORY,
+    BOOK_PEERS, BULK_CONNECTIONS_PER_PEER, FETCH_QUEUE_LENGTH, FETCHES_AT_ONCE, FETCHES_AT_ONCE_PER_HOLDER,
+    SERVED_AT_ONCE, SERVED_AT_ONCE_PER_PEER, TLS_HANDSHAKE_TIMEOUT, TREE_QUEUE_LENGTH, UDP_CLOSED_MEMORY,
 };
 use super::counters::Tally;
 use super::event::{FetchFailure, FetchId, NetworkEvent};
 use super::identity::from_libp2p;
 use super::{BulkCommand, NetworkError, NetworkHandle, Wanted};
+use admission::{Admission, Door};
+use connection::{CLOSED_AS_TOO_MANY, CLOSED_BY_SHUTDOWN, OpenedBy};
 use fetch::{Fetcher, Link, LinkRequest};
 use leftovers::Leftovers;
 use link::{Dialer, Path, Stream};
 use serve::{Asker, Server};
+use way::{Found, Way};
 
 /// How often waiting fetches are looked at for their time being up.
 const TICK: Duration = Duration::from_secs(1);
 /// How long a shutdown waits for peers to hear of it.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// QUIC's application codes for a closed connection.
-const CLOSED_BY_SHUTDOWN: u32 = 0;
-const CLOSED_AS_DENIED: u32 = 1;
-const CLOSED_AS_TOO_MANY: u32 = 2;
-
 /// What is known of a peer's bulk plane.
 struct Peer {
     tally: Arc<Tally>,
@@ -63,13 +63,6 @@ struct Peer {
     udp_closed_until: Option<Instant>,
 }
 
-/// A way to a peer, found or being looked for.
-enum Way {
-    None,
-    Searching(Vec<oneshot::Sender<Result<Link, String>>>),
-    Found(Path, Instant),
-}
-
 /// A peer that came to us.
 enum Inbound {
     Quic(quinn::Connection),
@@ -78,8 +71,10 @@ enum Inbound {
 
 /// How one of the task's jobs ended.
 enum Done {
-    Accepted(Option<(PeerId, Inbound)>),
+    Accepted(Door, Option<(PeerId, Inbound)>),
     Connected(PeerId, Result<Path, String>),
+    /// A search for a better way than a fallback.
+    Improved(PeerId, Result<Path, String>),
     ConnectionEnded {
         peer: PeerId,
         stranger: bool,
@@ -113,9 +108,7 @@ pub(super) struct BulkTask {
     running: BTreeMap<BlobId, Running>,
     leftovers: Leftovers,
     jobs: JoinSet<Done>,
-    handshakes: usize,
-    connections: usize,
-    strangers: usize,
+    admission: Admission,
 }
 
 impl BulkTask {
@@ -186,9 +179,7 @@ impl BulkTask {
             running: BTreeMap::new(),
             leftovers: Leftovers::default(),
             jobs,
-            handshakes: 0,
-            connections: 0,
-            strangers: 0,
+            admission: Admission::default(),
         })
     }
 
@@ -348,7 +339,7 @@ impl BulkTask {
         match request {
             LinkRequest::Forget(peer, name) => {
                 let state = self.peer(peer);
-                if matches!(&state.way, Way::Found(path, _) if path.name() == name) {
+                if matches!(&state.way, Way::Found(found) if found.path.name() == name) {
                     state.way = Way::None;
                 }
             }
@@ -358,19 +349,19 @@ impl BulkTask {
                 let tally = Arc::clone(&state.tally);
                 match &mut state.way {
                     Way::Searching(waiters) => waiters.push(reply),
-                    // A fallback is good for a while; then QUIC gets another chance.
-                    Way::Found(path, until) if path.is_open() && (matches!(path, Path::Quic(_)) || *until > now) => {
-                        drop(reply.send(Ok(Link {
-                            path: path.clone(),
-                            tally,
-                        })));
+                    Way::Found(found) if found.path.is_open() => {
+                        let path = found.path.clone();
+                        drop(reply.send(Ok(Link { path, tally })));
+                        if found.is_due(now) {
+                            let improving = self.dialer.clone().improve(peer);
+                            self.jobs.spawn(async move { Done::Improved(peer, improving.await) });
+                        }
                     }
                     _ => {
                         state.way = Way::Searching(vec![reply]);
                         let udp_closed = state.udp_closed_until.is_some_and(|until| until > now);
-                        let dialer = self.dialer.clone();
-                        self.jobs
-                            .spawn(async move { Done::Connected(peer, dialer.connect(peer, udp_closed).await) });
+                        let connecting = self.dialer.clone().connect(peer, udp_closed);
+                        self.jobs.spawn(async move { Done::Connected(peer, connecting.await) });
                     }
                 }
             }
@@ -381,15 +372,15 @@ impl BulkTask {
         match done {
             Done::Fetched(blob, left) => self.on_fetched(blob, left),
             Done::Connected(peer, result) => self.on_connected(peer, result),
-            Done::Accepted(accepted) => {
-                self.handshakes -= 1;
+            Done::Improved(peer, result) => self.on_improved(peer, result),
+            Done::Accepted(door, accepted) => {
+                self.admission.end(door);
                 if let Some((peer, inbound)) = accepted {
                     self.on_accepted(peer, inbound);
                 }
             }
             Done::ConnectionEnded { peer, stranger } => {
-                self.connections -= 1;
-                self.strangers -= usize::from(stranger);
+                self.admission.disconnect(stranger);
                 self.peer(peer).connections -= 1;
             }
             Done::RelayedStreamEnded => {}
@@ -397,7 +388,7 @@ impl BulkTask {
     }
 
     fn on_connected(&mut self, peer: PeerId, result: Result<Path, String>) {
-        let until = Instant::now() + UDP_CLOSED_MEMORY;
+        let now = Instant::now();
         let state = self.peer(peer);
         let waiters = match std::mem::replace(&mut state.way, Way::None) {
             Way::Searching(waiters) => waiters,
@@ -417,42 +408,54 @@ impl BulkTask {
         match result {
             Ok(path) => {
                 tracing::debug!(%peer, way = path.name(), "a way to the peer's blobs");
-                state.udp_closed_until = matches!(path, Path::Tcp(_)).then_some(until);
-                if !matches!(&state.way, Way::Found(found, _) if found.is_open()) {
-                    state.way = Way::Found(path.clone(), until);
+                state.udp_closed_until = matches!(path, Path::Tcp(_)).then_some(now + UDP_CLOSED_MEMORY);
+                if state.way.open().is_none() {
+                    state.way = Way::Found(Found::new(path.clone(), now));
                 }
                 if let Path::Quic(connection) = path {
                     // The peer may fetch over it as well: it may be unable to reach us by another.
-                    self.serve_quic(peer, connection);
+                    self.serve_quic(peer, connection, OpenedBy::Us);
                 }
             }
             Err(reason) => tracing::debug!(%peer, reason, "no way to the peer's blobs"),
         }
     }
 
-    fn on_quic(&mut self, incoming: quinn::Incoming) {
-        if self.connections + self.handshakes >= BULK_CONNECTIONS {
-            return incoming.refuse();
+    /// Takes a better way than the one that is used, if that is still the case.
+    fn on_improved(&mut self, peer: PeerId, result: Result<Path, String>) {
+        let path = match result {
+            Ok(path) => path,
+            Err(reason) => return tracing::debug!(%peer, reason, "no better way to the peer's blobs"),
+        };
+        let state = self.peer(peer);
+        if !matches!(&state.way, Way::Found(found) if found.yields_to(&path)) {
+            return;
         }
-        // Under load, an address must prove itself before it costs anything.
-        if self.handshakes > BULK_CONNECTIONS / 8 && incoming.may_retry() {
+        tracing::debug!(%peer, way = path.name(), "a better way to the peer's blobs");
+        state.way = Way::Found(Found::new(path.clone(), Instant::now()));
+        if let Path::Quic(connection) = path {
+            state.udp_closed_until = None;
+            self.serve_quic(peer, connection, OpenedBy::Us);
+        }
+    }
+
+    fn on_quic(&mut self, incoming: quinn::Incoming) {
+        if self.admission.is_pressed() && incoming.may_retry() {
             // It fails only for addresses that have proven themselves already.
             let _retried = incoming.retry();
             return;
         }
-        self.handshakes += 1;
+        if !self.admission.begin(Door::Quic) {
+            return incoming.refuse();
+        }
         self.jobs.spawn(async move {
             let accepted = async {
                 let connection = incoming.await.ok()?;
                 let peer = endpoint::peer_of_connection(&connection)?;
                 Some((peer, Inbound::Quic(connection)))
             };
-            Done::Accepted(
-                tokio::time::timeout(TLS_HANDSHAKE_TIMEOUT, accepted)
-                    .await
-                    .ok()
-                    .flatten(),
-            )
+            let accepted = tokio::time::timeout(TLS_HANDSHAKE_TIMEOUT, accepted).await;
+            Done::Accepted(Door::Quic, accepted.ok().flatten())
         });
     }
 
@@ -465,10 +468,9 @@ impl BulkTask {
                 return tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
-        if self.connections + self.handshakes >= BULK_CONNECTIONS {
+        if !self.admission.begin(Door::Tcp) {
             return;
         }
-        self.handshakes += 1;
         let tls = self.tls.clone();
         self.jobs.spawn(async move {
             let accepted = async {
@@ -477,12 +479,8 @@ impl BulkTask {
                 let peer = certificate::peer_of(stream.get_ref().1.peer_certificates()?)?;
                 Some((peer, Inbound::Tcp(Stream::of(stream))))
             };
-            Done::Accepted(
-                tokio::time::timeout(TLS_HANDSHAKE_TIMEOUT, accepted)
-                    .await
-                    .ok()
-                    .flatten(),
-            )
+            let accepted = tokio::time::timeout(TLS_HANDSHAKE_TIMEOUT, accepted).await;
+            Done::Accepted(Door::Tcp, accepted.ok().flatten())
         });
     }
 
@@ -502,22 +500,19 @@ impl BulkTask {
                 let state = self.peer(peer);
                 // A connection that the peer opened serves us too, above all when the peer cannot be dialled.
                 let tally = Arc::clone(&state.tally);
-                match &mut state.way {
-                    Way::Found(Path::Quic(known), _) if known.close_reason().is_none() => {}
-                    way => {
-                        let former = std::mem::replace(way, Way::Found(Path::Quic(connection.clone()), now));
-                        if let Way::Searching(waiters) = former {
-                            for waiter in waiters {
-                                let path = Path::Quic(connection.clone());
-                                drop(waiter.send(Ok(Link {
-                                    path,
-                                    tally: Arc::clone(&tally),
-                                })));
-                            }
+                if !matches!(state.way.open(), Some(Path::Quic(_))) {
+                    let found = Way::Found(Found::new(Path::Quic(connection.clone()), now));
+                    if let Way::Searching(waiters) = std::mem::replace(&mut state.way, found) {
+                        for waiter in waiters {
+                            let path = Path::Quic(connection.clone());
+                            drop(waiter.send(Ok(Link {
+                                path,
+                                tally: Arc::clone(&tally),
+                            })));
                         }
                     }
                 }
-                self.serve_quic(peer, connection);
+                self.serve_quic(peer, connection, OpenedBy::Peer);
             }
         }
     }
@@ -528,13 +523,11 @@ impl BulkTask {
             let wanted = self.wanted.borrow();
             (wanted.is_banned(&peer), !wanted.may_connect(&peer))
         };
-        let crowded = stranger && self.strangers >= BULK_CONNECTIONS_OF_STRANGERS;
-        if banned || crowded || self.peer(peer).connections >= BULK_CONNECTIONS_PER_PEER {
-            tracing::debug!(%peer, banned, crowded, "a connection for blobs was refused");
+        let of_many = self.peer(peer).connections >= BULK_CONNECTIONS_PER_PEER;
+        if banned || of_many || !self.admission.connect(stranger) {
+            tracing::debug!(%peer, banned, of_many, "a connection for blobs was refused");
             return None;
         }
-        self.connections += 1;
-        self.strangers += usize::from(stranger);
         let state = self.peer(peer);
         state.connections += 1;
         let asker = Asker {
@@ -546,35 +539,20 @@ impl BulkTask {
         Some((asker, stranger))
     }
 
-    fn serve_quic(&mut self, peer: PeerId, connection: quinn::Connection) {
+    fn serve_quic(&mut self, peer: PeerId, connection: quinn::Connection, opened_by: OpenedBy) {
         let Some((asker, stranger)) = self.admit(peer) else {
             return connection.close(CLOSED_AS_TOO_MANY.into(), b"too many connections");
         };
-        let server = self.server.clone();
+        let serving = connection::serve(self.server.clone(), asker, connection, opened_by);
         self.jobs.spawn(async move {
-            let mut streams = JoinSet::new();
-            loop {
-                tokio::select! {
-                    stream = connection.accept_bi() => {
-                        let Ok((write, read)) = stream else { break };
-                        let stream = Stream { read: Box::new(read), write: Box::new(write) };
-                        streams.spawn(server.clone().serve(asker.clone(), stream));
-                    }
-                    Some(_ended) = streams.join_next() => {
-                        if asker.wears_out() {
-                            connection.close(CLOSED_AS_DENIED.into(), b"not a member");
-                            break;
-                        }
-                    }
-                }
-            }
+            serving.await;
             Done::ConnectionEnded { peer, stranger }
         });
     }
 
     fn on_relayed(&mut self, peer: &libp2p::PeerId, stream: Stream) {
         let Some(peer) = from_libp2p(peer) else { return };
-        if self.connections >= BULK_CONNECTIONS {
+        if self.admission.is_full() {
             return;
         }
         if let Some((asker, stranger)) = self.admit(peer) {
@@ -586,3 +564,6 @@ impl BulkTask {
         }
     }
 }
+
+#[cfg(test)]
+mod hostile;
