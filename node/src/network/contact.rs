@@ -108,7 +108,7 @@ pub(super) fn is_of_private_network(address: &Multiaddr) -> bool {
 }
 
 /// Whether the multiaddr passes through a relay.
-pub(super) fn is_relayed(address: &Multiaddr) -> bool {
+fn is_relayed(address: &Multiaddr) -> bool {
     address.iter().any(|part| part == Protocol::P2pCircuit)
 }
 

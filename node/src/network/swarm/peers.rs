@@ -13,7 +13,7 @@ use libp2p::{Multiaddr, autonat, identify, kad, mdns, ping, relay};
 use synod_protocol::identity::{PeerId, SessionId};
 
 use super::super::config::{ADDRESSES_PER_PEER, MDNS_DIALS};
-use super::super::contact::{Candidates, Contact, clock_ms, direct_ip, is_of_private_network, is_relayed};
+use super::super::contact::{Candidates, Contact, clock_ms, direct_ip, is_of_private_network};
 use super::super::event::{NetworkEvent, PeerInfo};
 use super::super::identity::{from_libp2p, to_libp2p};
 use super::SwarmTask;
@@ -41,10 +41,23 @@ pub(super) struct Peer {
     pub(super) allowance: Allowance,
 }
 
+impl Peer {
+    /// Where it can be asked to relay: none for a peer that does not, or that we reach only through a relay.
+    fn as_relay(&self) -> Option<Multiaddr> {
+        let mut direct = self.connections.iter().filter(|connection| !connection.relayed);
+        direct
+            .next()
+            .filter(|_| self.is_relay)
+            .map(|connection| connection.address.clone())
+    }
+}
+
 #[derive(Debug)]
 struct Connection {
     id: ConnectionId,
     address: Multiaddr,
+    /// Through a relay; whom the peer dialled so, its address does not tell.
+    relayed: bool,
     /// Which start of the peer's process is at the other end, once it said so over this connection.
     instance: Option<u64>,
 }
@@ -78,9 +91,11 @@ impl SwarmTask {
             clock_ahead_ms: None,
             allowance: Allowance::full(now),
         });
+        let relayed = endpoint.is_relayed();
         state.connections.push(Connection {
             id,
             address,
+            relayed,
             instance: None,
         });
         let contact = self.contact.to_bytes();
@@ -279,24 +294,16 @@ impl SwarmTask {
             _ => self.redial.fails_beyond(FAILURES_BEFORE_RELAY),
         };
         let found = needed.then(|| {
-            let relays = self.peers.iter().filter(|(_, state)| state.is_relay);
-            let direct = |state: &Peer| {
-                state
-                    .connections
-                    .iter()
-                    .map(|c| &c.address)
-                    .find(|a| !is_relayed(a))
-                    .cloned()
-            };
+            let relays = self.peers.iter();
             relays
-                .filter_map(move |(peer, state)| Some((*peer, direct(state)?)))
+                .filter_map(|(peer, state)| Some((*peer, state.as_relay()?)))
                 .collect::<Vec<_>>()
         });
         let wanted: Vec<(PeerId, Multiaddr)> = self
             .relays
             .iter()
             .cloned()
-            .chain(found.unwrap_or_default().into_iter().take(RELAYS_WANTED))
+            .chain(preferred(&self.peer_id, found.unwrap_or_default()))
             .collect();
         for (peer, address) in wanted {
             if self.reservations.contains_key(&peer) {
@@ -407,19 +414,12 @@ impl SwarmTask {
     pub(super) fn dial_addresses(&self, peer: &PeerId) -> Vec<Multiaddr> {
         let mut addresses = self.book.addresses(peer);
         if self.redial.failures(peer) > FAILURES_BEFORE_RELAY {
-            let relays = self
-                .peers
-                .iter()
-                .filter(|(relay, state)| state.is_relay && *relay != peer);
-            for (relay, state) in relays.take(RELAYS_WANTED) {
-                if let Some(connection) = state.connections.iter().find(|open| !is_relayed(&open.address)) {
-                    let through = connection
-                        .address
-                        .clone()
-                        .with_p2p(to_libp2p(relay))
-                        .unwrap_or_else(|same| same);
-                    addresses.push(through.with(Protocol::P2pCircuit));
-                }
+            let others = self.peers.iter().filter(|(relay, _)| *relay != peer);
+            let relays = others.filter_map(|(relay, state)| Some((*relay, state.as_relay()?)));
+            // Those through which it listens, if it knows the same.
+            for (relay, address) in preferred(peer, relays.collect()) {
+                let through = address.with_p2p(to_libp2p(&relay)).unwrap_or_else(|same| same);
+                addresses.push(through.with(Protocol::P2pCircuit));
             }
         }
         addresses
@@ -493,10 +493,7 @@ impl SwarmTask {
                 .iter()
                 .map(|connection| connection.address.to_string())
                 .collect(),
-            relayed: state
-                .connections
-                .iter()
-                .all(|connection| is_relayed(&connection.address)),
+            relayed: state.connections.iter().all(|connection| connection.relayed),
             round_trip: state.round_trip,
             agent: state.agent.clone(),
             clock_ahead_ms: state.clock_ahead_ms,
@@ -505,6 +502,21 @@ impl SwarmTask {
         };
         self.peers.iter().map(info).collect()
     }
+}
+
+/// The relays of a node behind a NAT, out of those that are known: a choice of its own, so that the nodes of a session spread over
+/// its relays, and one that others make alike for it (rendezvous hashing, Thaler and Ravishankar 1998).
+fn preferred(node: &PeerId, mut relays: Vec<(PeerId, Multiaddr)>) -> Vec<(PeerId, Multiaddr)> {
+    let rank = |relay: &PeerId| {
+        *blake3::Hasher::new()
+            .update(&node.0)
+            .update(&relay.0)
+            .finalize()
+            .as_bytes()
+    };
+    relays.sort_by_cached_key(|(relay, _)| rank(relay));
+    relays.truncate(RELAYS_WANTED);
+    relays
 }
 
 /// The members to which a connection is held when there are too many: a choice that both ends make alike, spread evenly.
@@ -529,6 +541,32 @@ fn nearest(own: PeerId, members: &BTreeSet<PeerId>, max: usize) -> Vec<PeerId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nodes_behind_nats_spread_over_the_relays() {
+        let relays = |known: std::ops::Range<u8>| {
+            let address: Multiaddr = "/ip4/192.0.2.1/tcp/7600".parse().expect("literal");
+            known.map(|n| (PeerId([n; 32]), address.clone())).collect::<Vec<_>>()
+        };
+        let mut taken = std::collections::BTreeMap::<PeerId, usize>::new();
+        for node in 100..200 {
+            let chosen = preferred(&PeerId([node; 32]), relays(0..8));
+            assert_eq!(chosen.len(), RELAYS_WANTED);
+            // A relay less does not move those who do not use it.
+            let others = relays(0..8).into_iter().filter(|(relay, _)| *relay != PeerId([7; 32]));
+            if chosen.iter().all(|(relay, _)| *relay != PeerId([7; 32])) {
+                assert_eq!(preferred(&PeerId([node; 32]), others.collect()), chosen);
+            }
+            chosen
+                .into_iter()
+                .for_each(|(relay, _)| *taken.entry(relay).or_default() += 1);
+        }
+        // 25 each where the load is even.
+        assert!(
+            taken.len() == 8 && taken.values().all(|nodes| (10..=45).contains(nodes)),
+            "{taken:?}"
+        );
+    }
 
     #[test]
     fn a_large_session_is_held_in_part_and_stays_connected() {
