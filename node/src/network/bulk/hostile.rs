@@ -121,13 +121,16 @@ async fn drip(listener: Listener, bytes: Vec<u8>, piece: usize, pause: Duration)
                             status: Status::Ok,
                             blob_length: length,
                         };
-                        write.write_all(&answer.to_bytes()).await.expect("it is taken");
-                        if request.kind == Kind::Tree {
-                            write.write_all(tree.to_bytes()).await.expect("it is taken");
-                            continue;
+                        // An asker that has it from another hangs up.
+                        if write.write_all(&answer.to_bytes()).await.is_err() {
+                            return;
                         }
                         let end = (request.offset + request.length) as usize;
-                        for piece in bytes[request.offset as usize..end].chunks(piece) {
+                        let (comes, pause) = match request.kind {
+                            Kind::Tree => (tree.to_bytes(), Duration::ZERO),
+                            Kind::Range => (&bytes[request.offset as usize..end], pause),
+                        };
+                        for piece in comes.chunks(piece) {
                             tokio::time::sleep(pause).await;
                             if write.write_all(piece).await.is_err() {
                                 return;
