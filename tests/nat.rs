@@ -2,130 +2,71 @@
 //! machine: every voter of their session fetches every update from its owner, and they finish with one model.
 //! Without root, `ip` and `nft` it says so and passes. No test here asserts how long anything takes.
 
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
-use synod_testnet::processes::{Cluster, NodeBinary, Plan, ProcessError};
+use synod_testnet::processes::{Cluster, End, Namespaces, Plan, ProcessError};
 
 /// Ends a hang; nothing is expected to take nearly as long.
 const LIMIT: Duration = Duration::from_secs(300);
 const PUBLIC: &str = "203.0.113.1";
 
-/// A public host that routes between two NAT routers, and a host behind each: `pub`, `na` and `ha`, `nb` and `hb`.
-struct Networks {
-    prefix: String,
-}
-
-fn run(program: &str, arguments: &str) -> Result<(), String> {
-    let output = Command::new(program).args(arguments.split(' ')).output();
-    let output = output.map_err(|error| format!("{program}: {error}"))?;
-    match output.status.success() {
-        true => Ok(()),
-        false => Err(format!(
-            "{program} {arguments}: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        )),
+fn end<'a>(space: &'a str, interface: &'a str, address: &'a str) -> End<'a> {
+    End {
+        space,
+        interface,
+        address,
     }
 }
 
-impl Networks {
-    /// Makes them, or says why that cannot be done here.
-    fn make() -> Result<Self, String> {
-        let prefix = format!("synod{}", std::process::id());
-        let networks = Self { prefix };
-        for name in ["pub", "na", "nb", "ha", "hb"] {
-            run("ip", &format!("netns add {}", networks.space(name)))?;
-            networks.inside(name, "ip link set lo up")?;
-        }
-        for (side, router, host, wan, lan) in [
-            (
-                "a",
-                "na",
-                "ha",
-                ["203.0.113.1", "203.0.113.2"],
-                ["10.1.0.1", "10.1.0.2"],
-            ),
-            (
-                "b",
-                "nb",
-                "hb",
-                ["203.0.113.5", "203.0.113.6"],
-                ["10.2.0.1", "10.2.0.2"],
-            ),
-        ] {
-            networks.wire(("pub", &format!("to{side}"), wan[0]), (router, "wan", wan[1]), 30)?;
-            networks.wire((router, "lan", lan[0]), (host, "eth", lan[1]), 24)?;
-            networks.inside(router, &format!("ip route add default via {}", wan[0]))?;
-            networks.inside(host, &format!("ip route add default via {}", lan[0]))?;
-            networks.inside(router, "sysctl -q -w net.ipv4.ip_forward=1")?;
-            // What comes from outside enters only as an answer.
-            for rule in [
-                "add table ip nat",
-                "add chain ip nat post { type nat hook postrouting priority 100 ; }",
-                "add rule ip nat post oifname wan masquerade",
-                "add table ip guard",
-                "add chain ip guard forward { type filter hook forward priority 0 ; policy drop ; }",
-                "add rule ip guard forward ct state established,related accept",
-                "add rule ip guard forward iifname lan accept",
-            ] {
-                networks.inside(router, &format!("nft {rule}"))?;
-            }
-        }
-        networks.inside("pub", "sysctl -q -w net.ipv4.ip_forward=1")?;
-        Ok(networks)
+/// A public host that routes between two NAT routers, and a host behind each: `pub`, `na` and `ha`, `nb` and `hb`. Or why
+/// that cannot be made here.
+fn two_sites() -> Result<Namespaces, String> {
+    let networks = Namespaces::make(&["pub", "na", "nb", "ha", "hb"])?;
+    networks.route("pub")?;
+    for (router, host, port, wan, lan) in [
+        (
+            "na",
+            "ha",
+            "toa",
+            ["203.0.113.1", "203.0.113.2"],
+            ["10.1.0.1", "10.1.0.2"],
+        ),
+        (
+            "nb",
+            "hb",
+            "tob",
+            ["203.0.113.5", "203.0.113.6"],
+            ["10.2.0.1", "10.2.0.2"],
+        ),
+    ] {
+        let [outer, inner] = wan.map(|address| format!("{address}/30"));
+        networks.wire(end("pub", port, &outer), end(router, "wan", &inner))?;
+        let [outer, inner] = lan.map(|address| format!("{address}/24"));
+        networks.wire(end(router, "lan", &outer), end(host, "eth", &inner))?;
+        networks.inside(router, &format!("ip route add default via {}", wan[0]))?;
+        networks.inside(host, &format!("ip route add default via {}", lan[0]))?;
+        networks.route(router)?;
+        // What comes from outside enters only as an answer; the router itself takes nothing, or it would hold the port against
+        // the host behind it.
+        let rules = [
+            "add table ip nat",
+            "add chain ip nat post { type nat hook postrouting priority 100 ; }",
+            "add rule ip nat post oifname wan masquerade",
+            "add table ip guard",
+            "add chain ip guard forward { type filter hook forward priority 0 ; policy drop ; }",
+            "add rule ip guard forward ct state established,related accept",
+            "add rule ip guard forward iifname lan accept",
+            "add chain ip guard input { type filter hook input priority 0 ; policy accept ; }",
+            "add rule ip guard input iifname wan ct state new drop",
+        ];
+        networks.rules(router, &rules)?;
     }
-
-    fn space(&self, name: &str) -> String {
-        format!("{}{name}", self.prefix)
-    }
-
-    fn inside(&self, name: &str, command: &str) -> Result<(), String> {
-        run("ip", &format!("netns exec {} {command}", self.space(name)))
-    }
-
-    /// A cable between two spaces: space, interface and address of either end.
-    fn wire(&self, one: (&str, &str, &str), other: (&str, &str, &str), bits: u8) -> Result<(), String> {
-        let (here, there) = (self.space(one.0), self.space(other.0));
-        run(
-            "ip",
-            &format!(
-                "link add {} netns {here} type veth peer name {} netns {there}",
-                one.1, other.1
-            ),
-        )?;
-        for (space, interface, address) in [one, other] {
-            self.inside(space, &format!("ip addr add {address}/{bits} dev {interface}"))?;
-            self.inside(space, &format!("ip link set {interface} up"))?;
-        }
-        Ok(())
-    }
-
-    /// A program that runs `node` in one of these spaces, with more flags at its start.
-    fn node_in(&self, name: &str, folder: &Path, flags: &str) -> NodeBinary {
-        let node = NodeBinary::find().expect("the node was built with this test");
-        let path = folder.join(name);
-        let (space, node) = (self.space(name), node.path().display().to_string());
-        let script = format!(
-            "#!/bin/sh\ncase \" $* \" in *\" start \"*) set -- \"$@\" {flags};; esac\nexec ip netns exec {space} {node} \"$@\"\n"
-        );
-        std::fs::write(&path, script).expect("a script is written");
-        run("chmod", &format!("+x {}", path.display())).expect("a script may be run");
-        NodeBinary::at(path).expect("it was just written")
-    }
-}
-
-impl Drop for Networks {
-    fn drop(&mut self) {
-        for name in ["pub", "na", "nb", "ha", "hb"] {
-            let _gone = run("ip", &format!("netns del {}", self.space(name)));
-        }
-    }
+    Ok(networks)
 }
 
 #[test]
 fn two_behind_nats_and_one_public_relay_hold_one_model() -> Result<(), ProcessError> {
-    let networks = match Networks::make() {
+    let networks = match two_sites() {
         Ok(networks) => networks,
         Err(reason) => {
             eprintln!("skipped: network namespaces with NAT cannot be made here ({reason})");
@@ -140,9 +81,9 @@ fn two_behind_nats_and_one_public_relay_hold_one_model() -> Result<(), ProcessEr
          --set network.relay_server=true"
     );
     let mut plan = Plan::new(dir.path().join("nodes"), 3).set("network.mdns=false");
-    plan.others.insert(0, networks.node_in("pub", dir.path(), &external));
-    plan.others.insert(1, networks.node_in("ha", dir.path(), listen));
-    plan.others.insert(2, networks.node_in("hb", dir.path(), listen));
+    plan.others.insert(0, networks.node_in("pub", dir.path(), &external)?);
+    plan.others.insert(1, networks.node_in("ha", dir.path(), listen)?);
+    plan.others.insert(2, networks.node_in("hb", dir.path(), listen)?);
     let mut cluster = Cluster::start(plan)?;
     // Every voter fetches every update from its owner, so that the two behind NATs need a way to each other.
     let file = "name = 'hidden'
