@@ -25,8 +25,19 @@ pub(crate) struct Doorkeeper {
     admitted: BTreeMap<PeerId, (Signed<Admission>, Vec<BlockId>)>,
     /// Everything that was ever granted: uses are spent for good.
     granted: Vec<(Signed<Admission>, Vec<BlockId>)>,
-    present: BTreeMap<PeerId, (Signed<Admission>, Time)>,
+    present: BTreeMap<PeerId, Knock>,
     leaves: BTreeMap<PeerId, Signed<Message>>,
+}
+
+/// One who is admitted, and says that it is here.
+#[derive(Debug)]
+struct Knock {
+    admission: Signed<Admission>,
+    /// When it said so last.
+    at: Time,
+    /// By quorum, the proposals that let it in and came to nothing, and when it is let in at the earliest.
+    refused: u32,
+    not_before: Time,
 }
 
 /// What an issuer has for one who shows a good key.
@@ -74,9 +85,22 @@ impl Doorkeeper {
         let lately = |at: &Time| now.since(*at) <= 2 * lost_after_ms;
         self.present
             .values()
-            .filter(|(_, at)| lately(at))
-            .map(|(admission, _)| admission.clone())
+            .filter(|knock| lately(&knock.at))
+            .map(|knock| knock.admission.clone())
             .collect()
+    }
+
+    /// When one who is here is let in at the earliest; None for one who was not heard to be.
+    pub(crate) fn opens_to(&self, peer: &PeerId) -> Option<Time> {
+        self.present.get(peer).map(|knock| knock.not_before)
+    }
+
+    /// A proposal let this peer in and came to nothing: perhaps not all hear it, so the next one waits twice as long.
+    pub(crate) fn defer(&mut self, peer: &PeerId, now: Time, lost_after_ms: u64) {
+        if let Some(knock) = self.present.get_mut(peer) {
+            knock.refused = knock.refused.saturating_add(1);
+            knock.not_before = now.after_ms(lost_after_ms.saturating_mul(1 << knock.refused.min(10)));
+        }
     }
 
     /// Those who are here and not in the roster.
@@ -246,8 +270,15 @@ impl Machine {
         {
             return;
         }
-        let new = self.door.present.insert(from, (admission.clone(), self.now)).is_none();
-        if new {
+        let (now, known) = (self.now, self.door.present.get(&from));
+        let knock = Knock {
+            admission: admission.clone(),
+            at: now,
+            refused: known.map_or(0, |knock| knock.refused),
+            // The others should have heard it, too.
+            not_before: known.map_or(now.after_ms(self.info.terms.lost_after_ms), |knock| knock.not_before),
+        };
+        if self.door.present.insert(from, knock).is_none() {
             self.announce_members();
         }
     }

@@ -472,8 +472,9 @@ impl Machine {
         if self.reputation.is_banned(&from) && !counts {
             return;
         }
-        // What is of the current round was said lately; heartbeats prove their own freshness.
-        if message.value().round() == Some(self.round()) && self.is_known(&from) {
+        // What is of the current round was said lately; heartbeats prove their own freshness. By quorum others pass votes on.
+        let first_hand = !self.is_by_quorum() || carrier == Some(from);
+        if first_hand && message.value().round() == Some(self.round()) && self.is_known(&from) {
             self.heard.entry(from).or_default().at = Some(self.now);
         }
         if self.is_mixing() && self.on_message_of_mixing(&message) {

@@ -229,7 +229,8 @@ pub struct Terms {
     pub heartbeat_ms: u64,
     /// A coordinator (or member) not heard for this long counts as lost, in milliseconds.
     pub lost_after_ms: u64,
-    /// A member that was absent for this many settled rounds leaves the roster; it may come back by itself.
+    /// A member that was absent for this many settled rounds leaves the roster; it may come back by itself. By quorum they are
+    /// more than the voters that may lie, whatever this says ([`rounds_to_go`](Terms::rounds_to_go)).
     pub absent_rounds: u32,
     /// Largest payload of an update, in bytes.
     pub max_payload_bytes: u64,
@@ -392,7 +393,7 @@ impl Terms {
     fn check_quorum(&self, terms: &Decentralized) -> Result<(), TermsError> {
         let refuse = |reason: String| Err(TermsError::Topology { reason });
         let members = self.members_to_begin();
-        let (liars, needed) = (members.saturating_sub(1) / 3, self.updates_needed(members));
+        let (liars, needed) = (liars_borne(members), self.updates_needed(members));
         if terms.graph != GraphConfig::Complete {
             return refuse(
                 "agreement = quorum has all members exchange with all: set graph = \"complete\", or leave it out"
@@ -437,6 +438,16 @@ impl Terms {
         }
     }
 
+    /// Settled rounds in a row after which an absent member leaves `roster`. By quorum they are more than the voters that may
+    /// lie, whose turns to propose may follow each other.
+    pub fn rounds_to_go(&self, roster: &Roster) -> u32 {
+        let liars = match self.is_by_quorum() {
+            true => liars_borne(roster.voters().count()),
+            false => 0,
+        };
+        self.absent_rounds.max(u32::try_from(liars + 1).unwrap_or(u32::MAX))
+    }
+
     /// Updates that a round needs when the roster has `trainers`.
     pub fn updates_needed(&self, trainers: usize) -> usize {
         let quorum = (trainers * usize::from(self.quorum_percent)).div_ceil(100);
@@ -451,6 +462,11 @@ impl Terms {
             self.begin_members as usize
         }
     }
+}
+
+/// Voters out of so many that agreement by quorum bears when they lie, contradict themselves or are silent.
+pub(crate) fn liars_borne(voters: usize) -> usize {
+    voters.saturating_sub(1) / 3
 }
 
 /// One member as the roster lists it.

@@ -4,5 +4,6 @@
 
 pub mod federated;
 pub mod gossip;
+mod presence;
 pub mod quorum;
 mod tendermint;

@@ -4,15 +4,16 @@
 #[allow(dead_code, reason = "the federated tests use the rest")]
 mod world;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use synod_protocol::contract::{Command, Input};
-use synod_protocol::identity::{BodyId, Identity};
+use synod_protocol::identity::{BodyId, Identity, PeerId};
 use synod_protocol::journal::{BallotInput, JournalEntry};
-use synod_protocol::message::{Ballot, BallotWord, Message, Proposal, Settlement};
+use synod_protocol::message::{Absence, Ballot, BallotWord, Message, Proposal, Settlement};
 use synod_protocol::reject::Reject;
-use synod_protocol::session::{Agreement, Decentralized, Lifecycle, Terms, Topology};
+use synod_protocol::session::{Agreement, Decentralized, Lifecycle, Member, Role, Roles, Terms, Topology};
 use synod_protocol::signed::Signed;
 use world::{SESSION, World, terms};
 
@@ -29,6 +30,44 @@ fn by_quorum(rounds: u64, members: u32) -> Terms {
 fn chain(world: &World, node: u8) -> Vec<std::sync::Arc<Settlement>> {
     let machine = world.nodes[&world.peer(node)].machine.as_ref().expect("it runs");
     machine.settlements().to_vec()
+}
+
+/// The four members in the order of their ids: in round r and term t it is the turn of number r + t.
+fn by_turn(world: &World) -> Vec<PeerId> {
+    let mut peers: Vec<PeerId> = (0..4).map(|i| world.peer(i)).collect();
+    peers.sort_unstable();
+    peers
+}
+
+fn is_charged(world: &World, by: PeerId, peer: PeerId) -> bool {
+    let status = world.nodes[&by].machine.as_ref().unwrap().status(world.now);
+    status.evidence.iter().any(|evidence| evidence.peer == peer)
+}
+
+/// Runs until the first proposal of the round, and keeps it and all that is its proposer's for the term from everybody.
+fn intercept(world: &mut World, round: u64) -> Proposal {
+    let caught: Rc<RefCell<Option<Proposal>>> = Rc::default();
+    let catch = Rc::clone(&caught);
+    world.dropped = Box::new(move |_, _, message| match message {
+        Message::Proposal(proposal) if proposal.body.round == round && proposal.term == 0 => {
+            catch.borrow_mut().get_or_insert_with(|| Proposal::clone(proposal));
+            true
+        }
+        _ => false,
+    });
+    world.run_until(|_| caught.borrow().is_some());
+    let proposal = caught.borrow().clone();
+    proposal.expect("it was caught")
+}
+
+/// What a member says, brought by itself.
+fn said(world: &World, by: PeerId, message: &Message) -> Input {
+    let message = Signed::new(&world.nodes[&by].identity, SESSION, message);
+    let message = message.verify().unwrap();
+    Input::Message {
+        message,
+        carrier: Some(by),
+    }
 }
 
 #[test]
@@ -85,6 +124,27 @@ fn one_of_four_may_be_silent_and_two_may_not() {
     world.start(world.peer(2));
     world.run_until(|world| (0..3).all(|i| world.round(world.peer(i)) >= round + 3));
     world.assert_agreement();
+}
+
+#[test]
+fn a_word_that_another_passes_on_is_no_sign_of_life() {
+    let mut world = World::new(4, by_quorum(1_000, 2));
+    world.run_until(|world| world.round(world.peer(0)) >= 3);
+    let (gone, by) = (world.peer(3), world.peer(0));
+    world.kill(gone);
+    world.kill(world.peer(2));
+    let lifecycle = |world: &World| world.nodes[&by].machine.as_ref().unwrap().status(world.now).lifecycle;
+    world.run_until(|world| lifecycle(world) == Lifecycle::Paused);
+    let (round, term, word) = (world.round(by), 9, BallotWord::Nothing);
+    let Input::Message { message, .. } = said(&world, gone, &Message::Ballot(Ballot { round, term, word })) else {
+        panic!("it is a message")
+    };
+    for (carrier, found) in [(world.peer(1), Lifecycle::Paused), (gone, Lifecycle::Running)] {
+        let message = message.clone();
+        let carrier = Some(carrier);
+        world.give(by, Input::Message { message, carrier });
+        assert_eq!(lifecycle(&world), found);
+    }
 }
 
 #[test]
@@ -198,6 +258,123 @@ fn a_proposal_said_again_proves_nothing() {
         status.evidence.iter().any(|evidence| evidence.peer == peer.peer_id())
     };
     assert!(!honest.iter().any(charged));
+}
+
+/// Two proposers in turn do not hear a member that the two others hear. `absent_rounds` is 1, and one of four may lie.
+#[test]
+fn a_member_whom_some_hear_stays() {
+    let terms = Terms {
+        absent_rounds: 1,
+        ..by_quorum(50, 3)
+    };
+    let mut world = World::new(4, terms);
+    let turns = by_turn(&world);
+    let (member, deaf) = (turns[0], [turns[2], turns[3]]);
+    let begun = Rc::new(Cell::new(false));
+    let deafened = Rc::clone(&begun);
+    let mut said = BTreeMap::new();
+    world.dropped = Box::new(move |from, to, message| {
+        // Who is silent is lost only after a while: each update is said eight times before it is heard.
+        let early = matches!(message, Message::Update(claim) if {
+            let times: &mut u32 = said.entry((from, to, claim.round)).or_default();
+            *times += 1;
+            *times <= 8
+        });
+        deafened.get() && (early || from == member && deaf.contains(&to))
+    });
+    world.run_until(|world| world.round(deaf[0]) == 2);
+    begun.set(true);
+    world.run_until(|world| (0..4).all(|i| world.round(world.peer(i)) >= 5));
+    world.assert_agreement();
+    let chain = chain(&world, 0);
+    let rosters = chain.iter().map(|settlement| &settlement.body.roster);
+    assert!(rosters.into_iter().all(|roster| roster.get(&member).is_some()));
+    let absent = chain[2].body.roster.get(&member).unwrap().absent;
+    assert_eq!((chain[2].term, absent), (0, 1), "one proposer's word puts nobody out");
+    assert!(chain[3].term > 0, "nor do two words, against what others hear");
+    assert!(
+        !turns
+            .iter()
+            .any(|by| deaf.iter().any(|peer| is_charged(&world, *by, *peer)))
+    );
+}
+
+#[test]
+fn nobody_comes_in_whom_the_others_do_not_hear() {
+    let mut world = World::new(4, by_quorum(50, 3));
+    world.run_until(|world| world.round(world.peer(0)) == 2);
+    let gone = Identity::from_secret([5; 32]);
+    world.add(gone.clone(), Vec::new());
+    let invite = world.invite(8);
+    let Message::Admitted(welcome) = world.join(&invite, gone.peer_id()) else {
+        panic!("there is room")
+    };
+    world.kill(gone.peer_id());
+    let round = world.round(world.peer(0)) + 1;
+    let mut proposal = intercept(&mut world, round);
+    let liar = proposal.body.proposer;
+    let others: Vec<PeerId> = by_turn(&world).into_iter().filter(|peer| *peer != liar).collect();
+    world.run_until(|world| others.iter().all(|peer| world.round(*peer) == round));
+    let roles = Roles::of(&[Role::Trainer, Role::Coordinator]);
+    let (since, absent) = (round + 1, 0);
+    proposal
+        .body
+        .roster
+        .insert(gone.peer_id(), Member { roles, since, absent });
+    proposal.admissions = vec![welcome.admission.clone()];
+    let present = Message::Present(Box::new(welcome.admission.clone()));
+    let message = Signed::new(&gone, SESSION, &present).verify().unwrap();
+    let lie = said(&world, liar, &Message::Proposal(Box::new(proposal)));
+    for peer in &others {
+        let carrier = Some(liar);
+        let message = message.clone();
+        world.give(*peer, Input::Message { message, carrier });
+        world.give(*peer, lie.clone());
+    }
+    world.run_until(|world| (0..4).all(|i| world.round(world.peer(i)) >= round + 2));
+    world.assert_agreement();
+    let settled = chain(&world, 0)[round as usize].clone();
+    assert!(settled.term > 0 && settled.body.roster.get(&gone.peer_id()).is_none());
+    assert!(!others.iter().any(|by| is_charged(&world, *by, liar)));
+    world.start(gone.peer_id());
+    let listed = |world: &World| {
+        chain(world, 0)
+            .last()
+            .unwrap()
+            .body
+            .roster
+            .get(&gone.peer_id())
+            .is_some()
+    };
+    world.run_until(listed);
+}
+
+#[test]
+fn a_round_of_the_roster_alone_counts_no_absence() {
+    let mut world = World::new(4, by_quorum(50, 3));
+    world.run_until(|world| world.round(world.peer(0)) == 2);
+    let lost = world.peer(3);
+    world.kill(lost);
+    world.failing.insert(world.peer(2));
+    let joiner = Identity::from_secret([5; 32]);
+    world.add(joiner.clone(), Vec::new());
+    let invite = world.invite(8);
+    world.join(&invite, joiner.peer_id());
+    let bare = |world: &World| {
+        let chain = chain(world, 0);
+        let mut bare = chain.iter().filter(|settlement| settlement.body.used.is_empty());
+        bare.find(|settlement| settlement.body.round > 0).cloned()
+    };
+    world.run_until(|world| bare(world).is_some());
+    let body = &bare(&world).unwrap().body;
+    assert!(body.missing.contains(&(lost, Absence::Lost)));
+    let before = chain(&world, 0)[body.round as usize - 1]
+        .body
+        .roster
+        .get(&lost)
+        .copied();
+    assert_eq!(body.roster.get(&lost).copied(), before);
+    assert!(body.roster.get(&joiner.peer_id()).is_some());
 }
 
 #[test]

@@ -28,7 +28,8 @@ pub(crate) struct Locked {
 
 /// What changes the roster besides absence.
 pub(crate) struct RosterChange<'a> {
-    pub missing: &'a [(PeerId, Absence)],
+    /// Who was absent; None: nobody's absences change.
+    pub absent: Option<BTreeSet<PeerId>>,
     pub admissions: &'a [Signed<Admission>],
     pub left: &'a BTreeSet<PeerId>,
     pub expelled: &'a [PeerId],
@@ -53,7 +54,7 @@ impl Machine {
                 verdict: *verdict,
             }
         });
-        let used = used.collect();
+        let used: Vec<UsedUpdate> = used.collect();
         let claims = set
             .iter()
             .map(|peer| lead.claims[peer].message.signed().clone())
@@ -61,15 +62,15 @@ impl Machine {
         let convicted = lead.faults.iter().filter(|(peer, _)| self.roster().get(peer).is_some());
         let (expelled, faults): (Vec<PeerId>, Vec<_>) = convicted.map(|(peer, pair)| (*peer, pair.clone())).unzip();
         let missing = self.absences(set);
-        let admissions = self.entrants(&expelled);
+        let admissions = self.entrants(&expelled, used.is_empty());
         let leaves = self.goodbyes();
         let left: BTreeSet<PeerId> = leaves.iter().map(Signed::signer).collect();
         let change = RosterChange {
-            missing: &missing,
+            absent: self.absent(&used, &missing),
             admissions: &admissions,
             left: &left,
             expelled: &expelled,
-            absent_rounds: self.info.terms.absent_rounds,
+            absent_rounds: self.info.terms.rounds_to_go(self.roster()),
         };
         let roster = next_roster(self.roster(), self.round(), &change);
         let stays = roster.has(&self.me, Role::Coordinator);
@@ -109,14 +110,15 @@ impl Machine {
 
     /// Whether a settlement of the roster alone would change it.
     pub(crate) fn has_border_business(&self) -> bool {
-        !self.entrants(&[]).is_empty() || !self.goodbyes().is_empty()
+        !self.entrants(&[], true).is_empty() || !self.goodbyes().is_empty()
     }
 
     /// The admissions that this settlement lets in: as many as there is room for, in the roster and in a message.
-    fn entrants(&self, expelled: &[PeerId]) -> Vec<Signed<Admission>> {
+    fn entrants(&self, expelled: &[PeerId], of_roster_alone: bool) -> Vec<Signed<Admission>> {
         let room = (self.info.terms.max_members as usize).saturating_sub(self.roster().len());
         let may_enter = |admission: &Signed<Admission>| {
             self.may_enter(admission)
+                .filter(|entry| !self.is_by_quorum() || self.opens_to(&entry.peer, of_roster_alone))
                 .is_some_and(|entry| !expelled.contains(&entry.peer))
         };
         let present = self.door.present(self.now, self.info.terms.lost_after_ms);
@@ -413,11 +415,11 @@ impl Machine {
             return false;
         }
         let change = RosterChange {
-            missing: &body.missing,
+            absent: self.absent(&body.used, &body.missing),
             admissions: &proposal.admissions,
             left: &left,
             expelled: &body.expelled,
-            absent_rounds: self.info.terms.absent_rounds,
+            absent_rounds: self.info.terms.rounds_to_go(self.roster()),
         };
         let roster = next_roster(self.roster(), body.round, &change);
         let led = match self.is_by_quorum() {
@@ -619,14 +621,12 @@ fn body_after(last: &Settlement, machine: &Machine) -> (BodyId, u64) {
 
 /// The roster after a round: leavers, the expelled and the long lost go, the admitted come, absences are counted.
 pub(crate) fn next_roster(roster: &Roster, round: u64, change: &RosterChange<'_>) -> Roster {
-    let lost: BTreeSet<PeerId> = change
-        .missing
-        .iter()
-        .filter(|(_, absence)| matches!(absence, Absence::Lost | Absence::Withheld))
-        .map(|(peer, _)| *peer)
-        .collect();
     let stays = |peer: &PeerId| !change.left.contains(peer) && !change.expelled.contains(peer);
-    let count = |peer: &PeerId, member: &Member| if lost.contains(peer) { member.absent + 1 } else { 0 };
+    let count = |peer: &PeerId, member: &Member| match &change.absent {
+        None => member.absent,
+        Some(absent) if absent.contains(peer) => member.absent + 1,
+        Some(_) => 0,
+    };
     let counted = roster.iter().filter(|(peer, _)| stays(peer));
     let counted = counted.map(|(peer, member)| {
         (

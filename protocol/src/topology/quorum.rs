@@ -17,7 +17,7 @@ use crate::machine::{Job, Machine};
 use crate::message::{Ballot, BallotWord, Heartbeat, Message, Proposal, Settlement, Term, Vote};
 use crate::reject::{Evidence, Reject};
 use crate::round::exchanging::Lead;
-use crate::session::{Role, Roster};
+use crate::session::{Role, Roster, liars_borne};
 use crate::signed::{Signed, Verified};
 use crate::task::Round;
 use crate::topology::tendermint::{
@@ -50,7 +50,7 @@ pub(crate) struct Quorum {
     bodies: BTreeMap<BodyId, Verified<Message>>,
     /// The terms whose proposal the driver has taken in.
     given: BTreeSet<Term>,
-    /// What this member found of a body.
+    /// What this member found of a body by computing it again.
     judged: BTreeMap<BodyId, bool>,
     /// The waits that are on, and when they end; the one for a proposal ends at `proposal_deadline`.
     waits: BTreeMap<(Term, BallotWait), Time>,
@@ -149,7 +149,9 @@ impl Quorum {
             proposer: signed.signer(),
         };
         self.given.insert(proposal.term);
-        self.judged.insert(body, valid);
+        if valid {
+            self.judged.insert(body, true);
+        }
         self.bodies.entry(body).or_insert_with(|| verified.clone());
         Told::Proposal(tendermint::proposal(proposed), Validity::from_bool(valid))
     }
@@ -225,7 +227,7 @@ impl Quorum {
     fn reach(&self, own: Term) -> Term {
         let mut latest: Vec<Term> = self.latest.values().copied().collect();
         latest.sort_unstable_by(|a, b| b.cmp(a));
-        let liars = self.voters.len().saturating_sub(1) / 3;
+        let liars = liars_borne(self.voters.len());
         let sound = latest.get(liars).copied().unwrap_or(0);
         sound.max(own).saturating_add(limits::TERMS_AHEAD)
     }
@@ -338,6 +340,7 @@ impl Machine {
 
     fn enter_ballot(&mut self, term: Term) {
         let (round, now, lost) = (self.round(), self.now, self.coordinator());
+        self.defer_entrants();
         self.succession.term = term;
         self.succession.heard = now;
         self.succession.claimed_at = self.succession.claimed_at.map(|_| now);
@@ -516,13 +519,20 @@ impl Machine {
         let Some((id, signed)) = self.work.seen.get(&term).cloned() else {
             return;
         };
-        let Some(quorum) = self.work.quorum.as_mut().filter(|quorum| !quorum.given.contains(&term)) else {
+        let Some(quorum) = self.work.quorum.as_ref().filter(|quorum| !quorum.given.contains(&term)) else {
             return;
         };
-        if let Some(valid) = quorum.judged.get(&id).copied() {
+        // What more than two thirds found right in an earlier term is not judged by ear any more: some may hold to it.
+        let proved = quorum.proofs.keys().any(|(_, body)| *body == id);
+        let known = match quorum.bodies[&id].value() {
+            Message::Proposal(proposal) if !proved && self.hears_otherwise(&proposal.body) => Some(false),
+            _ => quorum.judged.get(&id).copied(),
+        };
+        if let Some(valid) = known {
             let proposal = signed;
             return self.ballot(BallotInput::Proposed { proposal, valid }, Vec::new());
         }
+        let quorum = self.quorum();
         if quorum.examining.is_none() {
             quorum.examining = Some(now);
             let message = signed.verify().expect("what was seen was verified");
