@@ -815,7 +815,12 @@ impl Machine {
         let Some(base) = self.base else { return };
         if self.is_by_quorum() {
             // Also without the base: who cannot judge a proposal still has a vote to pass.
+            let round = self.round();
             self.open_ballots();
+            if self.round() != round {
+                // The journal held the votes that settle it, and the next one has begun.
+                return;
+            }
         }
         if !base.held {
             return self.fetch_state();

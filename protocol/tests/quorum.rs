@@ -174,6 +174,45 @@ fn a_voter_that_restarts_says_what_it_has_said() {
     );
 }
 
+/// Three of four agree; the fourth hears late what two of them said, its own vote is the third, and it dies before the
+/// settlement is in its journal.
+#[test]
+fn a_voter_that_dies_between_its_vote_and_the_settlement_settles_when_it_is_back() {
+    let mut world = World::new(4, by_quorum(50, 3));
+    let peer = by_turn(&world)[0];
+    world.run_until(|world| world.round(peer) == 2);
+    let heard: Rc<RefCell<Vec<(PeerId, Message)>>> = Rc::default();
+    let hear = Rc::clone(&heard);
+    world.dropped = Box::new(move |from, to, message| {
+        let counts = matches!(message, Message::Proposal(_) | Message::Vote(_) | Message::Ballot(_));
+        if to == peer && counts && message.round() == Some(2) {
+            hear.borrow_mut().push((from, message.clone()));
+        }
+        to == peer
+    });
+    world.run_until(|world| (0..4).all(|i| world.peer(i) == peer || world.round(world.peer(i)) >= 3));
+    world.dropped = Box::new(|_, _, _| true);
+    assert_eq!(world.round(peer), 2);
+    let (proposals, votes): (Vec<_>, Vec<_>) = heard
+        .take()
+        .into_iter()
+        .partition(|(_, message)| matches!(message, Message::Proposal(_)));
+    let third = by_turn(&world)[1];
+    let decides = |(from, message): &&(PeerId, Message)| *from == third && matches!(message, Message::Vote(_));
+    for (from, message) in votes.iter().filter(|said| !decides(said)).chain(&proposals) {
+        let input = said(&world, *from, message);
+        world.give(peer, input);
+    }
+    world.run_until(|world| world.round(peer) == 3);
+    let journal = &mut world.nodes.get_mut(&peer).unwrap().journal;
+    let settled = |entry: &JournalEntry| matches!(entry, JournalEntry::Settled(settled) if settled.body.round == 2);
+    journal.truncate(journal.iter().position(settled).expect("it has settled"));
+    world.kill(peer);
+    world.start(peer);
+    world.run_until(|world| world.round(peer) == 3);
+    world.assert_agreement();
+}
+
 #[test]
 fn who_votes_twice_in_a_stage_is_found_out_and_only_its_first_vote_counts() {
     let mut world = World::new(4, by_quorum(20, 3));

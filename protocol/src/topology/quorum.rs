@@ -286,15 +286,20 @@ impl Machine {
             return self.ballot(BallotInput::Began(0), Vec::new());
         }
         // What it said then it says again by itself; what it waited for then it waits for anew.
-        let term = self.succession.term;
+        let (term, mut decided) = (self.succession.term, None);
         for wanted in wanted {
             match wanted {
+                // Its own last vote settled the round, and it died before the settlement was durable. The others may have, too.
+                Wanted::Decide(_, proposed) => decided = Some((term_of(proposed.round), proposed.body)),
                 Wanted::ScheduleTimeout(timeout) if timeout.round == core_round(term) => self.await_ballots(timeout),
                 Wanted::GetValue(_, round, _) if round == core_round(term) && !self.work.seen.contains_key(&term) => {
                     self.lead_ballot(term);
                 }
                 _ => {}
             }
+        }
+        if let Some((term, body)) = decided {
+            self.settle_by_quorum(term, body);
         }
     }
 
@@ -429,7 +434,13 @@ impl Machine {
     }
 
     fn sign_ballot(&mut self, vote: &tendermint::Ballot) -> Signed<Message> {
-        let (round, term) = (self.round(), term_of(vote.round));
+        let (round, term, me) = (self.round(), term_of(vote.round), self.me);
+        let again = self.quorum().has_voted(me, term, vote.kind);
+        assert!(
+            !again,
+            "a voter votes once a stage: a second {:?} in term {term}",
+            vote.kind
+        );
         let message = match (vote.kind, &vote.body) {
             (VoteType::Precommit, NilOrVal::Val(body)) => {
                 let body = *body;
@@ -542,13 +553,14 @@ impl Machine {
 
     /// This member has computed a proposed body again.
     pub(crate) fn judge(&mut self, id: BodyId, valid: bool) {
-        let now = self.now;
+        let (now, longest) = (self.now, self.info.terms.deadline.cap_ms);
         let Some(quorum) = self.work.quorum.as_mut() else {
             return;
         };
         quorum.judged.insert(id, valid);
         if let Some(since) = quorum.examining.take() {
-            quorum.examined_ms = now.since(since);
+            // Who withholds what is examined may not make the waits long for good.
+            quorum.examined_ms = now.since(since).min(longest);
         }
         self.examine();
     }
