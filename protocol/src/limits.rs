@@ -31,6 +31,9 @@ pub const PENDING_ADMISSIONS: usize = 256;
 
 /// Characters of a session's name.
 pub const NAME_CHARS: usize = 64;
+/// Votes that a member in an earlier term is sent for one of its heartbeats, which is shorter than any of them.
+pub const VOTES_AGAIN: usize = 64;
+
 
 /// Bytes of a session's configuration (its canonical form travels in the admission).
 pub const CONFIG_BYTES: usize = 64 * 1024;

@@ -11,7 +11,8 @@ use std::rc::Rc;
 use synod_protocol::contract::{Command, Input};
 use synod_protocol::identity::{BodyId, Identity, PeerId};
 use synod_protocol::journal::{BallotInput, JournalEntry};
-use synod_protocol::message::{Absence, Ballot, BallotWord, Message, Proposal, Settlement};
+use synod_protocol::limits;
+use synod_protocol::message::{Absence, Ballot, BallotWord, Heartbeat, Message, Phase, Proposal, Settlement};
 use synod_protocol::reject::Reject;
 use synod_protocol::session::{Agreement, Decentralized, Lifecycle, Member, Role, Roles, Terms, Topology};
 use synod_protocol::signed::Signed;
@@ -203,6 +204,95 @@ fn a_voter_that_dies_between_its_vote_and_the_settlement_settles_when_it_is_back
         let input = said(&world, *from, message);
         world.give(peer, input);
     }
+/// The sender of 500 heartbeats of an old term within 50 ms, half the time between two of them, gets one answer.
+#[test]
+fn heartbeats_that_come_fast_ask_for_no_more_votes() {
+    let mut world = World::new(4, by_quorum(50, 3));
+    let (by, fast) = (world.peer(0), world.peer(3));
+    world.run_until(|world| world.round(by) == 2);
+    let sent: Rc<RefCell<Vec<Message>>> = Rc::default();
+    let send = Rc::clone(&sent);
+    world.dropped = Box::new(move |from, to, message| {
+        let vote = matches!(message, Message::Vote(_) | Message::Ballot(_));
+        if vote && (from, to) == (by, fast) {
+            send.borrow_mut().push(message.clone());
+        }
+        matches!(message, Message::Proposal(proposal) if proposal.body.round == 2)
+    });
+    let term = |world: &World, peer: PeerId| world.nodes[&peer].machine.as_ref().unwrap().status(world.now).term;
+    world.run_until(|world| (0..4).all(|i| term(world, world.peer(i)) >= 2));
+    world.kill(fast);
+    let boot = world.now.0;
+    let mut beats = 0;
+    let mut answers = |world: &mut World, times: u64| {
+        let before = sent.borrow().len();
+        for _ in 0..times {
+            beats += 1;
+            let beat = Message::Heartbeat(Heartbeat {
+                boot,
+                count: beats,
+                round: 2,
+                term: 0,
+                settled: None,
+                phase: Phase::Training,
+                lifecycle: Lifecycle::Running,
+            });
+            let beat = said(world, fast, &beat);
+            world.give(by, beat);
+        }
+        let terms: Vec<u32> = sent.borrow()[before..].iter().filter_map(term_of).collect();
+        terms
+    };
+    let own = answers(&mut world, 1);
+    assert!(!own.is_empty(), "the first one is answered");
+    assert_eq!(answers(&mut world, 499), []);
+    world.run_until({
+        let until = world.now.after_ms(50);
+        move |world| world.now >= until
+    });
+    let all = answers(&mut world, 500);
+    assert!(
+        all.len() > own.len() && all.len() <= limits::VOTES_AGAIN,
+        "what others said, once"
+    );
+}
+
+fn term_of(vote: &Message) -> Option<u32> {
+    match vote {
+        Message::Vote(vote) => Some(vote.term),
+        Message::Ballot(ballot) => Some(ballot.term),
+        _ => None,
+    }
+}
+
+/// A member is behind; one that claims a far round is heard before any other, every millisecond, and has no answer.
+#[test]
+fn who_claims_a_later_round_does_not_keep_others_from_being_asked() {
+    let mut world = World::new(4, by_quorum(1_000, 3));
+    let (behind, liar) = (world.peer(0), world.peer(3));
+    world.run_until(|world| world.round(behind) == 2);
+    world.dropped = Box::new(move |_, to, _| to == behind);
+    world.run_until(|world| (1..4).all(|i| world.round(world.peer(i)) >= 5));
+    world.kill(liar);
+    world.dropped = Box::new(|_, _, message| matches!(message, Message::Settled(_)));
+    let boot = world.now.0;
+    for count in 1..1_000 {
+        let beat = Message::Heartbeat(Heartbeat {
+            boot,
+            count,
+            round: 1_000,
+            term: 0,
+            settled: None,
+            phase: Phase::Training,
+            lifecycle: Lifecycle::Running,
+        });
+        let beat = said(&world, liar, &beat);
+        world.give(behind, beat);
+        world.step();
+    }
+    assert!(world.round(behind) >= 5);
+}
+
     world.run_until(|world| world.round(peer) == 3);
     let journal = &mut world.nodes.get_mut(&peer).unwrap().journal;
     let settled = |entry: &JournalEntry| matches!(entry, JournalEntry::Settled(settled) if settled.body.round == 2);

@@ -14,6 +14,7 @@ use crate::machine::{Job, Machine};
 use crate::message::{Heartbeat, Message, Proposal, Term, TermChange};
 use crate::reject::{Evidence, Reject};
 use crate::round::exchanging::Lead;
+use crate::session::liars_borne;
 use crate::signed::{Signed, Verified};
 use crate::task::Round;
 
@@ -33,8 +34,8 @@ pub(crate) struct Succession {
     pub computed: Option<BlobId>,
     /// The highest term change of each voter, in this round.
     changes: BTreeMap<PeerId, (TermChange, Signed<Message>)>,
-    /// When which round was last asked for: no more than once a heartbeat.
-    asked: Option<(Round, Time)>,
+    /// The round that was asked for last, and of whom in the last heartbeat.
+    asked: (Round, BTreeMap<PeerId, Time>),
 }
 
 impl Succession {
@@ -46,13 +47,13 @@ impl Succession {
             claimed_at: None,
             computed: None,
             changes: BTreeMap::new(),
-            asked: None,
+            asked: (0, BTreeMap::new()),
         }
     }
 
     pub(crate) fn begin_round(&mut self, now: Time) {
         *self = Self {
-            asked: self.asked,
+            asked: std::mem::take(&mut self.asked),
             ..Self::new(now)
         };
     }
@@ -226,13 +227,25 @@ impl Machine {
 
     /// Asks for what was settled without us.
     pub(crate) fn ask_for_settlements(&mut self, from: PeerId) {
-        let (round, now) = (self.round(), self.now);
-        let recent = |(asked, at): (Round, Time)| asked == round && now.since(at) < self.info.terms.heartbeat_ms;
-        if self.succession.asked.is_some_and(recent) {
-            return;
+        let (round, now, wait) = (self.round(), self.now, self.info.terms.heartbeat_ms);
+        let votes = |peer: &PeerId| self.roster().is_voter(peer);
+        // A claim of a later round costs a liar nothing. Among one voter more than may lie one is honest; strangers, of whom
+        // there may be any number, take no voter's place.
+        let at_once = match self.is_by_quorum() && votes(&from) {
+            true => liars_borne(self.roster().voters().count()) + 1,
+            false => 1,
+        };
+        let (of, asked) = &self.succession.asked;
+        let mut recent: BTreeMap<PeerId, Time> = asked.clone();
+        recent.retain(|_, at| *of == round && now.since(*at) < wait);
+        let alike = recent
+            .keys()
+            .filter(|peer| !self.is_by_quorum() || votes(peer) == votes(&from));
+        if alike.count() < at_once && !recent.contains_key(&from) {
+            recent.insert(from, now);
+            self.send(from, &Message::CatchUp { from: round });
         }
-        self.succession.asked = Some((round, now));
-        self.send(from, &Message::CatchUp { from: round });
+        self.succession.asked = (round, recent);
     }
 
     // ---- losing the coordinator -------------------------------------------------------------------------------------

@@ -44,8 +44,8 @@ pub(crate) struct Quorum {
     votes: BTreeMap<Place, (Option<BodyId>, Signed<Message>)>,
     /// The proofs that came with proposals, by term and body.
     proofs: BTreeMap<(Term, BodyId), Vec<Signed<Message>>>,
-    /// Who was heard in an earlier term than this member's, and which: heard so once more, it gets all votes.
-    behind: BTreeMap<PeerId, Term>,
+    /// Who was heard in an earlier term than this member's.
+    behind: BTreeMap<PeerId, Behind>,
     /// A proposal of each body.
     bodies: BTreeMap<BodyId, Verified<Message>>,
     /// The terms whose proposal the driver has taken in.
@@ -62,6 +62,15 @@ pub(crate) struct Quorum {
     /// The highest term that each voter was heard in.
     latest: BTreeMap<PeerId, Term>,
     repeated: Time,
+}
+
+/// A voter that was heard in an earlier term than this member's.
+#[derive(Debug)]
+struct Behind {
+    term: Term,
+    /// When it was last sent votes, and how many since it was heard in this term.
+    at: Time,
+    sent: usize,
 }
 
 /// Who proposes in a term of a round: the voters in turn, in the order of ids.
@@ -731,19 +740,39 @@ impl Machine {
             // Who is behind hears of it by this member's heartbeats, and asks one member.
             return self.ask_for_settlements(from);
         }
-        let (me, own) = (self.me, self.succession.term);
+        let (me, own, now, beat_ms) = (self.me, self.succession.term, self.now, self.info.terms.heartbeat_ms);
         if beat.round != self.round() || beat.term >= own || !self.roster().is_voter(&from) {
             return;
         }
         let Some(quorum) = &mut self.work.quorum else { return };
+        let behind = quorum.behind.get(&from);
+        // Heartbeats may come close together; more of them ask for no more votes.
+        if behind.is_some_and(|behind| now.since(behind.at) < beat_ms / 2) {
+            return;
+        }
+        let sent = behind
+            .filter(|behind| behind.term == beat.term)
+            .map(|behind| behind.sent);
         // This member's own votes are what it mostly lacks. If not, it lacks what others said to this member alone: then it
-        // gets all that led on from its term, and all of this one.
-        let again = quorum.behind.insert(from, beat.term) == Some(beat.term);
-        let missed = match again {
-            true => quorum.votes_in(&[beat.term, own]),
-            false => quorum.votes_of(me, beat.term, own),
-        };
-        missed.into_iter().for_each(|vote| self.send_signed(from, vote));
+        // gets all that led on from its term, and all of this one, so many at a time, and again from the first when it had all.
+        let mut missed = quorum.votes_of(me, beat.term, own);
+        if sent.is_some() {
+            let others = quorum.votes_in(&[beat.term, own]).into_iter();
+            missed.extend(others.filter(|vote| vote.signer() != me));
+        }
+        let sent = sent.unwrap_or(0);
+        let (from_here, some) = (sent % missed.len().max(1), missed.len().min(limits::VOTES_AGAIN));
+        let (term, at) = (beat.term, now);
+        quorum.behind.insert(
+            from,
+            Behind {
+                term,
+                at,
+                sent: sent + some,
+            },
+        );
+        let next = missed.into_iter().cycle().skip(from_here).take(some);
+        next.for_each(|vote| self.send_signed(from, vote));
     }
 
     /// Says again what may have been lost; once a heartbeat.
