@@ -627,7 +627,7 @@ impl Machine {
             Job::Train => self.on_training_failed(),
             Job::Initialise => self.retry_state_at = self.now.after_ms(4 * self.info.terms.lost_after_ms),
             Job::Aggregate => self.on_aggregation_failed(&failure),
-            Job::Check => self.on_check_failed(),
+            Job::Check => self.on_check_failed(&failure),
             Job::Ahead => self.on_combined_ahead(None),
             Job::Mix => self.on_mixing_failed(),
             Job::Sum(step) => self.on_sum_failed(step, &failure),

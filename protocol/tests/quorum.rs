@@ -539,4 +539,17 @@ fn terms_that_a_quorum_could_not_live_with_are_refused() {
         ..four(by_quorum(5, 3))
     };
     assert!(refused(digest).contains("recompute"));
+#[test]
+fn a_body_whose_updates_allow_no_state_is_found_wrong() {
+    let mut world = World::new(4, by_quorum(50, 3));
+    let turns = by_turn(&world);
+    let (liar, others) = (turns[2], [turns[0], turns[1], turns[3]]);
+    world.run_until(|world| world.round(liar) == 2);
+    world.refusing.extend(others);
+    world.run_until(|world| others.iter().all(|by| is_charged(world, *by, liar)));
+    world.refusing.clear();
+    world.run_until(|world| others.iter().all(|peer| world.round(*peer) >= 5));
+    world.assert_agreement();
+}
+
 }

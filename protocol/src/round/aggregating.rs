@@ -214,6 +214,11 @@ impl Machine {
             self.succession.computed = Some(state);
             return self.vote(&check.message, check.term, check.id);
         }
+        self.find_wrong(&check);
+    }
+
+    /// The arithmetic of a proposal does not hold.
+    fn find_wrong(&mut self, check: &Check) {
         let (proposer, id) = (check.message.signer(), check.id);
         let repeated = !check.proposal().justification.is_empty();
         // By quorum, a body that more than two thirds found right is said again by whoever's turn it is.
@@ -227,9 +232,15 @@ impl Machine {
         }
     }
 
-    pub(crate) fn on_check_failed(&mut self) {
-        if let Some(check) = &mut self.work.check {
-            check.stalled = true;
+    pub(crate) fn on_check_failed(&mut self, failure: &TaskFailure) {
+        let Some(check) = &mut self.work.check else { return };
+        check.stalled = true;
+        // Updates that allow no state allow it nowhere: by quorum that is a judgement, and another try gives the same.
+        if self.is_by_quorum()
+            && matches!(failure, TaskFailure::Unusable(_))
+            && let Some(check) = self.work.check.take()
+        {
+            self.find_wrong(&check);
         }
     }
 

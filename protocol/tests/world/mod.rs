@@ -44,6 +44,8 @@ pub struct World {
     pub failing: BTreeSet<PeerId>,
     /// How often each combined updates.
     pub combined: BTreeMap<PeerId, u32>,
+    /// Who finds that updates allow no state.
+    pub refusing: BTreeSet<PeerId>,
     queue: VecDeque<(PeerId, Input)>,
 }
 
@@ -79,6 +81,7 @@ impl World {
             dropped: Box::new(|_, _, _| false),
             failing: BTreeSet::new(),
             combined: BTreeMap::new(),
+            refusing: BTreeSet::new(),
             queue: VecDeque::new(),
         };
         for i in 0..n {
@@ -253,9 +256,11 @@ impl World {
                 }
                 Output::Compute { job, task } => {
                     let fails = matches!(task, Task::Train { .. } | Task::Initialise) && self.failing.contains(&peer);
-                    let result = match fails {
-                        true => Err(TaskFailure::Environment("the disk is full".into())),
-                        false => Ok(self.compute(peer, task)),
+                    let refuses = matches!(task, Task::Aggregate { .. }) && self.refusing.contains(&peer);
+                    let result = match (fails, refuses) {
+                        (true, _) => Err(TaskFailure::Environment("the disk is full".into())),
+                        (_, true) => Err(TaskFailure::Unusable("too few can be decoded".into())),
+                        _ => Ok(self.compute(peer, task)),
                     };
                     self.queue.push_back((peer, Input::Computed { job, result }));
                 }
