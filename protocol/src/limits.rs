@@ -11,6 +11,11 @@ pub const GOSSIP_BYTES: usize = 4096;
 /// Members of one session. The settlement names each of them, and has to fit a message.
 pub const MEMBERS: usize = 2048;
 
+/// Members of a session by quorum. A proposal has up to 1,137 bytes for each place in it: two claims that convict its member,
+/// a leave, an admission, and a vote of those by which the body is proposed again. All that may be proposed has to fit a
+/// message with these votes, else a body that some are locked on could not be said again.
+pub const QUORUM_MEMBERS: usize = 900;
+
 /// Settlements in one catch-up answer; the asker asks again for more.
 pub const CATCH_UP_SETTLEMENTS: usize = 16;
 
@@ -26,14 +31,14 @@ pub const BOOTS_KEPT: usize = 8;
 /// Terms above its own that a member follows at once; a liar may not drive the count away.
 pub const TERMS_AHEAD: u32 = 64;
 
+/// Votes that a member in an earlier term is sent for one of its heartbeats, which is shorter than any of them.
+pub const VOTES_AGAIN: usize = 64;
+
 /// Admissions waiting for the next settlement.
 pub const PENDING_ADMISSIONS: usize = 256;
 
 /// Characters of a session's name.
 pub const NAME_CHARS: usize = 64;
-/// Votes that a member in an earlier term is sent for one of its heartbeats, which is shorter than any of them.
-pub const VOTES_AGAIN: usize = 64;
-
 
 /// Bytes of a session's configuration (its canonical form travels in the admission).
 pub const CONFIG_BYTES: usize = 64 * 1024;

@@ -9,7 +9,7 @@ use crate::identity::{BlobId, BodyId, PeerId, SessionId, SignatureBytes};
 use crate::invite::{Admission, InviteProof};
 use crate::limits;
 use crate::machine::SessionInfo;
-use crate::session::{Lifecycle, Roster};
+use crate::session::{Lifecycle, Role, Roster};
 use crate::signed::{Content, Signed, signature_holds};
 use crate::sum::{SumOpening, SumStatement, SumWord};
 use crate::task::{MemberVerdict, Round, TrainReport, UpdateRef};
@@ -415,6 +415,9 @@ impl Settlement {
         }
         if self.votes.len() < info.terms.votes_needed(roster) {
             return Some("its votes are too few of the roster before it");
+        }
+        if before.is_none() && roster.with(Role::Trainer).count() < info.terms.members_to_begin() {
+            return Some("it founds the session with fewer trainers than the session begins with");
         }
         if before.is_none() && !self.votes.iter().any(|(voter, _)| *voter == info.creator) {
             return Some("the session's creator has not voted for its founding");

@@ -392,8 +392,7 @@ impl Terms {
 
     fn check_quorum(&self, terms: &Decentralized) -> Result<(), TermsError> {
         let refuse = |reason: String| Err(TermsError::Topology { reason });
-        let members = self.members_to_begin();
-        let (liars, needed) = (liars_borne(members), self.updates_needed(members));
+        let (least, most) = (self.members_to_begin(), self.max_members as usize);
         if terms.graph != GraphConfig::Complete {
             return refuse(
                 "agreement = quorum has all members exchange with all: set graph = \"complete\", or leave it out"
@@ -405,18 +404,27 @@ impl Terms {
                 "agreement = quorum needs verification = \"recompute\": no member may be trusted with a state".into(),
             );
         }
-        if liars == 0 {
+        if liars_borne(least) == 0 {
             return refuse(
                 "agreement = quorum bears one liar among four, two among seven: set begin_members to 4 or more".into(),
             );
         }
-        if needed > members - liars {
+        if most > limits::QUORUM_MEMBERS {
             return refuse(format!(
-                "agreement = quorum bears that {liars} of {members} members say nothing, and a round would need {needed} updates: set min_members and quorum_percent so that {} are enough",
-                members - liars
+                "agreement = quorum, and max_members = {most}: the proposal of a round, with all votes that prove it, has to fit a message; set max_members to {} or less",
+                limits::QUORUM_MEMBERS
             ));
         }
-        Ok(())
+        let honest = |members: usize| members - liars_borne(members);
+        let starved = (least..=most).find(|members| self.updates_needed(*members) > honest(*members));
+        starved.map_or(Ok(()), |members| {
+            refuse(format!(
+                "agreement = quorum bears that {} of {members} members say nothing, and a round would need {} updates: set min_members and quorum_percent so that {} are enough",
+                liars_borne(members),
+                self.updates_needed(members),
+                honest(members)
+            ))
+        })
     }
 
     /// Whether members keep models of their own and mix them.

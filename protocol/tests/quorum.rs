@@ -9,13 +9,17 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use synod_protocol::contract::{Command, Input};
-use synod_protocol::identity::{BodyId, Identity, PeerId};
+use synod_protocol::identity::{BlobId, BodyId, Identity, PeerId};
+use synod_protocol::invite::Admission;
 use synod_protocol::journal::{BallotInput, JournalEntry};
 use synod_protocol::limits;
-use synod_protocol::message::{Absence, Ballot, BallotWord, Heartbeat, Message, Phase, Proposal, Settlement};
+use synod_protocol::message::{
+    Absence, Ballot, BallotWord, Body, Heartbeat, Message, Phase, Proposal, Settlement, UpdateClaim,
+};
 use synod_protocol::reject::Reject;
-use synod_protocol::session::{Agreement, Decentralized, Lifecycle, Member, Role, Roles, Terms, Topology};
+use synod_protocol::session::{Agreement, Decentralized, Lifecycle, Member, Role, Roles, Roster, Terms, Topology};
 use synod_protocol::signed::Signed;
+use synod_protocol::task::TrainReport;
 use world::{SESSION, World, terms};
 
 fn by_quorum(rounds: u64, members: u32) -> Terms {
@@ -109,6 +113,35 @@ fn a_certificate_that_lacks_a_vote_of_two_thirds_is_refused() {
 }
 
 #[test]
+fn a_founding_of_fewer_than_the_session_begins_with_is_refused() {
+    let mut world = World::new(4, by_quorum(2, 3));
+    let founding = intercept(&mut world, 0);
+    let creator = world.creator;
+    let voter = founding.body.roster.peers().find(|peer| *peer != creator).unwrap();
+    let left_out = founding
+        .body
+        .roster
+        .peers()
+        .find(|peer| ![creator, voter].contains(peer));
+    let mut fewer = founding;
+    fewer.body.roster.remove(&left_out.unwrap());
+    fewer
+        .admissions
+        .retain(|admission| Some(admission.verify().unwrap().value().peer) != left_out);
+    let lie = said(&world, creator, &Message::Proposal(Box::new(fewer)));
+    world.give(voter, lie);
+    assert!(is_charged(&world, voter, creator));
+
+    let mut world = World::new(4, by_quorum(2, 3));
+    world.run_until(|world| world.round(world.peer(0)) == 1);
+    let mut info = world.nodes[&world.peer(0)].machine.as_ref().unwrap().info().clone();
+    let founding = &chain(&world, 0)[0];
+    assert_eq!(founding.objection(&info, None), None);
+    info.terms.begin_members = 5;
+    assert!(founding.objection(&info, None).unwrap().contains("fewer trainers"));
+}
+
+#[test]
 fn one_of_four_may_be_silent_and_two_may_not() {
     let mut world = World::new(4, by_quorum(1_000, 2));
     world.run_until(|world| world.round(world.peer(0)) >= 3);
@@ -175,35 +208,6 @@ fn a_voter_that_restarts_says_what_it_has_said() {
     );
 }
 
-/// Three of four agree; the fourth hears late what two of them said, its own vote is the third, and it dies before the
-/// settlement is in its journal.
-#[test]
-fn a_voter_that_dies_between_its_vote_and_the_settlement_settles_when_it_is_back() {
-    let mut world = World::new(4, by_quorum(50, 3));
-    let peer = by_turn(&world)[0];
-    world.run_until(|world| world.round(peer) == 2);
-    let heard: Rc<RefCell<Vec<(PeerId, Message)>>> = Rc::default();
-    let hear = Rc::clone(&heard);
-    world.dropped = Box::new(move |from, to, message| {
-        let counts = matches!(message, Message::Proposal(_) | Message::Vote(_) | Message::Ballot(_));
-        if to == peer && counts && message.round() == Some(2) {
-            hear.borrow_mut().push((from, message.clone()));
-        }
-        to == peer
-    });
-    world.run_until(|world| (0..4).all(|i| world.peer(i) == peer || world.round(world.peer(i)) >= 3));
-    world.dropped = Box::new(|_, _, _| true);
-    assert_eq!(world.round(peer), 2);
-    let (proposals, votes): (Vec<_>, Vec<_>) = heard
-        .take()
-        .into_iter()
-        .partition(|(_, message)| matches!(message, Message::Proposal(_)));
-    let third = by_turn(&world)[1];
-    let decides = |(from, message): &&(PeerId, Message)| *from == third && matches!(message, Message::Vote(_));
-    for (from, message) in votes.iter().filter(|said| !decides(said)).chain(&proposals) {
-        let input = said(&world, *from, message);
-        world.give(peer, input);
-    }
 /// The sender of 500 heartbeats of an old term within 50 ms, half the time between two of them, gets one answer.
 #[test]
 fn heartbeats_that_come_fast_ask_for_no_more_votes() {
@@ -293,6 +297,35 @@ fn who_claims_a_later_round_does_not_keep_others_from_being_asked() {
     assert!(world.round(behind) >= 5);
 }
 
+/// Three of four agree; the fourth hears late what two of them said, its own vote is the third, and it dies before the
+/// settlement is in its journal.
+#[test]
+fn a_voter_that_dies_between_its_vote_and_the_settlement_settles_when_it_is_back() {
+    let mut world = World::new(4, by_quorum(50, 3));
+    let peer = by_turn(&world)[0];
+    world.run_until(|world| world.round(peer) == 2);
+    let heard: Rc<RefCell<Vec<(PeerId, Message)>>> = Rc::default();
+    let hear = Rc::clone(&heard);
+    world.dropped = Box::new(move |from, to, message| {
+        let counts = matches!(message, Message::Proposal(_) | Message::Vote(_) | Message::Ballot(_));
+        if to == peer && counts && message.round() == Some(2) {
+            hear.borrow_mut().push((from, message.clone()));
+        }
+        to == peer
+    });
+    world.run_until(|world| (0..4).all(|i| world.peer(i) == peer || world.round(world.peer(i)) >= 3));
+    world.dropped = Box::new(|_, _, _| true);
+    assert_eq!(world.round(peer), 2);
+    let (proposals, votes): (Vec<_>, Vec<_>) = heard
+        .take()
+        .into_iter()
+        .partition(|(_, message)| matches!(message, Message::Proposal(_)));
+    let third = by_turn(&world)[1];
+    let decides = |(from, message): &&(PeerId, Message)| *from == third && matches!(message, Message::Vote(_));
+    for (from, message) in votes.iter().filter(|said| !decides(said)).chain(&proposals) {
+        let input = said(&world, *from, message);
+        world.give(peer, input);
+    }
     world.run_until(|world| world.round(peer) == 3);
     let journal = &mut world.nodes.get_mut(&peer).unwrap().journal;
     let settled = |entry: &JournalEntry| matches!(entry, JournalEntry::Settled(settled) if settled.body.round == 2);
@@ -507,6 +540,19 @@ fn a_round_of_the_roster_alone_counts_no_absence() {
 }
 
 #[test]
+fn a_body_whose_updates_allow_no_state_is_found_wrong() {
+    let mut world = World::new(4, by_quorum(50, 3));
+    let turns = by_turn(&world);
+    let (liar, others) = (turns[2], [turns[0], turns[1], turns[3]]);
+    world.run_until(|world| world.round(liar) == 2);
+    world.refusing.extend(others);
+    world.run_until(|world| others.iter().all(|by| is_charged(world, *by, liar)));
+    world.refusing.clear();
+    world.run_until(|world| others.iter().all(|peer| world.round(*peer) >= 5));
+    world.assert_agreement();
+}
+
+#[test]
 fn when_all_have_left_nothing_breaks() {
     let mut world = World::new(4, by_quorum(1_000, 3));
     world.run_until(|world| world.round(world.peer(0)) >= 2);
@@ -524,6 +570,62 @@ fn when_all_have_left_nothing_breaks() {
     assert!(status.round > 2);
 }
 
+/// Each place of the largest session: a member that is convicted and wants to leave, another one that comes in its place,
+/// and a vote by which all this is proposed again. Numbers are as long as they can be.
+#[test]
+fn whatever_may_be_proposed_fits_a_message_with_its_proof() {
+    let member = Identity::from_secret([1; 32]);
+    let sign = |message: Message| Signed::new(&member, SESSION, &message);
+    let (blob, body) = (BlobId([1; 32]), BodyId([1; 32]));
+    let claim = sign(Message::Update(UpdateClaim {
+        round: u64::MAX,
+        base: blob,
+        payload: blob,
+        bytes: u64::MAX,
+        report: TrainReport {
+            tokens: u64::MAX,
+            steps: u32::MAX,
+            wall_ms: u64::MAX,
+            ..TrainReport::default()
+        },
+    }));
+    let leave = sign(Message::Leave { round: u64::MAX });
+    let (round, term, word) = (u64::MAX, u32::MAX, BallotWord::Prevote(Some(body)));
+    let prevote = sign(Message::Ballot(Ballot { round, term, word }));
+    let roles = Roles::of(&[Role::Trainer]);
+    let peer = member.peer_id();
+    let admission = Signed::new(&member, SESSION, &Admission { peer, roles, round });
+    let places = limits::QUORUM_MEMBERS;
+    let peers = (0..places).map(|place| PeerId(BlobId::of(&place.to_le_bytes()).0));
+    let (since, absent) = (u64::MAX, u32::MAX);
+    let proposal = Proposal {
+        term,
+        body: Body {
+            round,
+            previous: body,
+            base: blob,
+            state: blob,
+            state_bytes: u64::MAX,
+            used: Vec::new(),
+            missing: vec![(peer, Absence::Refused); places],
+            roster: Roster::new(peers.map(|peer| (peer, Member { roles, since, absent }))),
+            expelled: vec![peer; places],
+            left: vec![peer; places],
+            proposer: peer,
+            lead: peer,
+        },
+        claims: Vec::new(),
+        admissions: vec![admission; places],
+        leaves: vec![leave; places],
+        faults: vec![(claim.clone(), claim); places],
+        justification: vec![prevote; places],
+        opening: None,
+    };
+    let bytes = sign(Message::Proposal(Box::new(proposal))).to_bytes().len();
+    assert!(bytes > limits::MESSAGE_BYTES * 9 / 10, "the bound is near: {bytes}");
+    assert!(bytes <= limits::MESSAGE_BYTES, "{bytes}");
+}
+
 #[test]
 fn terms_that_a_quorum_could_not_live_with_are_refused() {
     let refused = |terms: Terms| terms.check().unwrap_err().to_string();
@@ -534,22 +636,20 @@ fn terms_that_a_quorum_could_not_live_with_are_refused() {
     assert_eq!(four(by_quorum(5, 3)).check(), Ok(()));
     assert!(refused(by_quorum(5, 3)).contains("begin_members to 4"));
     assert!(refused(four(by_quorum(5, 4))).contains("so that 3 are enough"));
+    // 70 of 100 are enough of four, seven and ten, and not of thirteen: ten of them, and four may be silent.
+    let of_many = Terms {
+        quorum_percent: 70,
+        ..four(by_quorum(5, 3))
+    };
+    assert!(refused(of_many.clone()).contains("4 of 13 members say nothing"));
+    let up_to = |max_members: u32, terms: Terms| Terms { max_members, ..terms };
+    assert_eq!(up_to(12, of_many).check(), Ok(()));
+    let most = limits::QUORUM_MEMBERS as u32;
+    assert_eq!(up_to(most, four(by_quorum(5, 3))).check(), Ok(()));
+    assert!(refused(up_to(most + 1, four(by_quorum(5, 3)))).contains("set max_members to 900 or less"));
     let digest = Terms {
         verification: synod_protocol::session::Verification::Digest,
         ..four(by_quorum(5, 3))
     };
     assert!(refused(digest).contains("recompute"));
-#[test]
-fn a_body_whose_updates_allow_no_state_is_found_wrong() {
-    let mut world = World::new(4, by_quorum(50, 3));
-    let turns = by_turn(&world);
-    let (liar, others) = (turns[2], [turns[0], turns[1], turns[3]]);
-    world.run_until(|world| world.round(liar) == 2);
-    world.refusing.extend(others);
-    world.run_until(|world| others.iter().all(|by| is_charged(world, *by, liar)));
-    world.refusing.clear();
-    world.run_until(|world| others.iter().all(|peer| world.round(*peer) >= 5));
-    world.assert_agreement();
-}
-
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use crate::identity::{BodyId, PeerId};
+use crate::invite::Admission;
 use crate::machine::Machine;
 use crate::message::{Body, Proposal};
 use crate::round::exchanging::Lead;
@@ -39,13 +40,12 @@ impl Machine {
         if self.trainers_to_found() < self.info.terms.members_to_begin() {
             return;
         }
-        let admissions: Vec<_> = self
-            .door
-            .present(self.now, self.info.terms.lost_after_ms)
-            .into_iter()
-            .filter(|admission| self.may_enter(admission).is_some())
-            .take(self.info.terms.max_members as usize - 1)
-            .collect();
+        let mut admissions = self.door.present(self.now, self.info.terms.lost_after_ms);
+        admissions.retain(|admission| self.may_enter(admission).is_some());
+        // Where there is no room for all, who only watches comes later.
+        let watches = |entry: Admission| !entry.roles.has(Role::Trainer);
+        admissions.sort_by_key(|admission| self.may_enter(admission).is_some_and(watches));
+        admissions.truncate(self.info.terms.max_members as usize - 1);
         let entries = admissions.iter().filter_map(|admission| self.may_enter(admission));
         let mut roster = Roster::new(entries.map(|entry| {
             (
@@ -134,6 +134,9 @@ impl Machine {
                 absent: 0,
             },
         );
-        expected == body.roster
+        // Each is admitted once, and they are as many as the session begins with: fewer would bear fewer liars.
+        let once = expected.len() == proposal.admissions.len() + 1;
+        let enough = expected.with(Role::Trainer).count() >= self.info.terms.members_to_begin();
+        expected == body.roster && once && enough
     }
 }

@@ -402,7 +402,7 @@ impl Machine {
             .iter()
             .map(|pair| self.culprit(pair, body.round))
             .collect();
-        if culprits.as_ref() != Some(&body.expelled) {
+        if culprits.as_ref() != Some(&body.expelled) || !body.expelled.is_sorted_by(|a, b| a < b) {
             return false;
         }
         let newcomer = |admission: &Signed<Admission>| {
