@@ -45,7 +45,8 @@ fn by_turn(world: &World) -> Vec<PeerId> {
 }
 
 fn is_charged(world: &World, by: PeerId, peer: PeerId) -> bool {
-    let status = world.nodes[&by].machine.as_ref().unwrap().status(world.now);
+    let machine = world.nodes[&by].machine.as_ref().expect("it runs");
+    let status = machine.status(world.now);
     status.evidence.iter().any(|evidence| evidence.peer == peer)
 }
 
@@ -68,7 +69,7 @@ fn intercept(world: &mut World, round: u64) -> Proposal {
 /// What a member says, brought by itself.
 fn said(world: &World, by: PeerId, message: &Message) -> Input {
     let message = Signed::new(&world.nodes[&by].identity, SESSION, message);
-    let message = message.verify().unwrap();
+    let message = message.verify().expect("it was signed just now");
     Input::Message {
         message,
         carrier: Some(by),
