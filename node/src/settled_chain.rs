@@ -4,13 +4,14 @@
 use std::sync::Arc;
 
 use serde::Serialize;
+use synod_aggregation::OuterState;
 use synod_aggregation::privacy::PrivacyConfig;
-use synod_aggregation::{OuterState, PayloadVerdict};
 use synod_config::SessionConfig;
 use synod_protocol::identity::BlobId;
 use synod_protocol::journal::JournalEntry;
 use synod_protocol::message::Settlement;
 use synod_storage::blobs::BlobStore;
+use synod_training::worker::verdict;
 
 use crate::failure::{Failure, Outcome};
 use crate::session_runtime::session_info;
@@ -152,19 +153,24 @@ impl SettledChain {
             Ok(combined) => combined,
             Err(error) => return Ok(Recomputed::Other(format!("its updates cannot be combined: {error}"))),
         };
-        if BlobId::of(&combined.state.to_bytes()) != body.state {
+        let state = combined.state.to_bytes();
+        if BlobId::of(&state) != body.state {
             let found = "its updates make another state than the one that was settled";
             return Ok(Recomputed::Other(found.to_owned()));
         }
-        let weight = |judged: &PayloadVerdict| match judged {
-            PayloadVerdict::Judged(verdict) => verdict.weight,
-            PayloadVerdict::Undecodable(_) | PayloadVerdict::BadWeight => 0.0,
-        };
-        let told = body.used.iter().map(|used| used.verdict.weight);
-        let same = told.eq(combined.verdicts.iter().map(weight));
+        if state.len() as u64 != body.state_bytes {
+            return Ok(Recomputed::Other(format!(
+                "it names a length of {} bytes, and its state has {}",
+                body.state_bytes,
+                state.len()
+            )));
+        }
+        let found = body.used.iter().zip(&combined.verdicts);
+        let found = found.map(|(used, judged)| verdict(&used.update, judged));
+        let same = body.used.iter().map(|used| used.verdict).eq(found);
         Ok(match same {
             true => Recomputed::Same,
-            false => Recomputed::Other("its members' weights are not those that the rule gives".to_owned()),
+            false => Recomputed::Other("its verdicts on updates are not those that the rule gives".to_owned()),
         })
     }
 }
@@ -173,4 +179,96 @@ enum Recomputed {
     Same,
     Not(String),
     Other(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use synod_config::load::parse_session;
+    use synod_config::presets::preset;
+    use synod_protocol::identity::{BodyId, Identity, PeerId, SessionId};
+    use synod_protocol::message::{Body, Message, UsedUpdate, Vote};
+    use synod_protocol::session::{Member, Role, Roles, Roster};
+    use synod_protocol::signed::Signed;
+    use synod_protocol::task::{Outcome, TrainReport, UpdateRef};
+
+    fn settled(member: &Identity, session: SessionId, body: Body) -> Settlement {
+        let (round, term, id) = (body.round, 0, body.id(&session));
+        let vote = Signed::new(member, session, &Message::Vote(Vote { round, term, body: id }));
+        Settlement::new(body, term, vec![(member.peer_id(), vote.signature())])
+    }
+
+    fn founding(member: PeerId, state: &[u8]) -> Body {
+        let roles = Roles::of(&[Role::Trainer, Role::Coordinator]);
+        let (since, absent) = (0, 0);
+        Body {
+            round: 0,
+            previous: BodyId([0; 32]),
+            base: BlobId::of(state),
+            state: BlobId::of(state),
+            state_bytes: state.len() as u64,
+            used: Vec::new(),
+            missing: Vec::new(),
+            roster: Roster::new([(member, Member { roles, since, absent })]),
+            expelled: Vec::new(),
+            left: Vec::new(),
+            proposer: member,
+            lead: member,
+        }
+    }
+
+    /// A session of one member, whose settlement of round 1 says what `bend` makes of the truth: what is found wrong in it.
+    fn check(bend: impl FnOnce(&mut Body)) -> Option<String> {
+        let home = tempfile::tempdir().unwrap();
+        let blobs = BlobStore::open(home.path()).unwrap();
+        let member = Identity::from_secret([1; 32]);
+        let mut file = parse_session("preset", preset("tiny").unwrap()).unwrap();
+        file.protocol.min_members = 1;
+        let config = file.found(member.peer_id(), 0).unwrap();
+        let (session, layout) = (config.id(), config.training.layout());
+        let base = OuterState::new(vec![0.5; layout.len()]);
+        let combiner = config.aggregation.combiner(&layout);
+        let mut payload = Vec::new();
+        combiner.encoder().encode(&vec![0.25; layout.len()], &mut payload);
+        let combined = combiner.settle(&base, &[(&payload, 10.0)]).unwrap();
+        let (before, state) = (base.to_bytes(), combined.state.to_bytes());
+        [&before, &payload, &state].map(|bytes| blobs.put(bytes).unwrap());
+
+        let first = settled(&member, session, founding(member.peer_id(), &before));
+        let update = UpdateRef {
+            peer: member.peer_id(),
+            payload: BlobId::of(&payload),
+            bytes: payload.len() as u64,
+            tokens: 10,
+        };
+        let report = TrainReport::default();
+        let verdict = verdict(&update, &combined.verdicts[0]);
+        let mut body = Body {
+            round: 1,
+            previous: first.id(&session),
+            state: BlobId::of(&state),
+            used: vec![UsedUpdate {
+                update,
+                report,
+                verdict,
+            }],
+            ..first.body.clone()
+        };
+        bend(&mut body);
+        let settlements = vec![first, settled(&member, session, body)];
+        let verified = SettledChain { config, settlements }.verify(Some(&blobs)).unwrap();
+        assert_eq!(verified.recomputed.len(), usize::from(verified.fault.is_none()));
+        verified.fault.map(|fault| fault.what)
+    }
+
+    #[test]
+    fn a_settlement_holds_if_all_that_it_says_is_computed_again() {
+        assert_eq!(check(|_| ()), None);
+        let length = check(|body| body.state_bytes += 1).unwrap();
+        assert!(length.contains("it names a length"), "{length}");
+        let outcome = check(|body| body.used[0].verdict.outcome = Outcome::Excluded).unwrap();
+        assert!(outcome.contains("verdicts"), "{outcome}");
+        let state = check(|body| body.state = BlobId([7; 32])).unwrap();
+        assert!(state.contains("another state"), "{state}");
+    }
 }

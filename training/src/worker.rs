@@ -605,7 +605,8 @@ fn unusable(error: CombineError) -> TaskFailure {
     TaskFailure::Unusable(error.to_string())
 }
 
-fn verdict(update: &UpdateRef, judged: &PayloadVerdict) -> MemberVerdict {
+/// What a settlement says of an update that was judged so.
+pub fn verdict(update: &UpdateRef, judged: &PayloadVerdict) -> MemberVerdict {
     let (weight, outcome) = match judged {
         PayloadVerdict::Undecodable(_) => (0.0, Outcome::Undecodable),
         PayloadVerdict::BadWeight => (0.0, Outcome::Excluded),

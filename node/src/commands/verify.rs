@@ -53,10 +53,11 @@ pub fn run(dir: &DataDir, args: &VerifyArgs, terminal: Terminal) -> Outcome {
     Ok(())
 }
 
+/// With the whole id of the session: it is what somebody compares who has it from elsewhere.
 fn sentence(name: &str, verified: &Verified) -> String {
     let mut text = format!(
         "session `{name}` ({}): the certificates of rounds 0 to {} hold; the state is {}",
-        short(&verified.session),
+        verified.session,
         verified.rounds,
         short(&verified.state)
     );
