@@ -66,6 +66,16 @@ pub enum Misdeed {
     /// By quorum: sends no update, proposes different good bodies to different members, and tells each member that it votes
     /// for what that one found right.
     Collude,
+    /// By quorum: hears nothing of this peer, so that it leaves it out and says that it is lost.
+    Shun(usize),
+    /// By quorum: says each of its proposals twice, once with a proof that is none.
+    FalseProof,
+    /// By quorum: proposes that it leaves, by its own word said twice.
+    LeaveTwice,
+    /// By quorum: proposes that it leaves and that nothing else changes, with another length of the state that stays.
+    MisstateState,
+    /// Says in its heartbeats that it is a thousand rounds ahead.
+    Boast,
     /// Sends infinities and NaN, which only a decoder can refuse.
     NotFinite,
     /// Sends normal noise of this deviation.
@@ -153,6 +163,11 @@ impl Adversary {
             }),
             _ => bytes,
         }
+    }
+
+    /// Whether it does as if what this peer says had not come.
+    pub fn is_deaf_to(&self, peer: usize) -> bool {
+        self.misdeed == Misdeed::Shun(peer)
     }
 
     /// Listens to a message that came in.
@@ -309,6 +324,16 @@ impl Adversary {
             (Misdeed::DoublePropose, Message::Proposal(proposal)) => {
                 self.propose_twice(output, signed, proposal, others, bent);
             }
+            (Misdeed::FalseProof | Misdeed::LeaveTwice | Misdeed::MisstateState, Message::Proposal(proposal))
+                if proposal.body.round > 0 =>
+            {
+                self.bend_proposal(output, proposal, bent)
+            }
+            (Misdeed::Boast, Message::Heartbeat(beat)) => {
+                let mut far = beat.clone();
+                far.round += 1_000;
+                bent.outputs.push(same_way(output, self.sign(&Message::Heartbeat(far))));
+            }
             (
                 Misdeed::ShowWeakKeys
                 | Misdeed::ShowShortKeys
@@ -422,6 +447,35 @@ impl Adversary {
             bytes.fill(7);
         }
         self.sign(&Message::Sum(Box::new(bent)))
+    }
+
+    /// A proposal that is good but for one thing, by which a voter that does not look might be taken in.
+    fn bend_proposal(&self, output: Output, proposal: &Proposal, bent: &mut Bent) {
+        let (mut other, me) = (proposal.clone(), self.identity.peer_id());
+        let (round, body) = (proposal.body.round, &mut other.body);
+        if self.misdeed == Misdeed::FalseProof {
+            let (term, word) = (proposal.term, BallotWord::Prevote(Some(body.id(&self.session))));
+            let term = term.saturating_sub(1);
+            other.justification = vec![self.sign(&Message::Ballot(Ballot { round, term, word }))];
+            bent.outputs.push(output.clone());
+            return bent
+                .outputs
+                .push(same_way(output, self.sign(&Message::Proposal(Box::new(other)))));
+        }
+        let leave = self.sign(&Message::Leave { round });
+        (body.left, other.leaves) = (vec![me], vec![leave]);
+        body.roster.remove(&me);
+        if self.misdeed == Misdeed::LeaveTwice {
+            other.leaves.extend_from_within(..);
+        } else {
+            let used = body.used.drain(..).map(|used| (used.update.peer, Absence::Late));
+            body.missing.extend(used);
+            body.missing.sort_by_key(|(peer, _)| *peer);
+            (body.state, body.state_bytes) = (body.base, body.state_bytes + 1);
+            other.claims.clear();
+        }
+        bent.outputs
+            .push(same_way(output, self.sign(&Message::Proposal(Box::new(other)))));
     }
 
     /// Every second member gets a proposal that differs in what is harmless by itself: one update fewer, or another

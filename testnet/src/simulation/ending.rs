@@ -72,6 +72,7 @@ impl World<'_> {
             self.checkers.report(Checker::Liveness, self.now_ms, sentence);
         }
         self.judge_learning();
+        self.judge_rosters();
         for &adversary in &self.scenario.expect.banned {
             let found_out = (0..self.peers.len())
                 .filter(|peer| self.peers[*peer].is_honest() && !self.peers[*peer].gone)
@@ -79,6 +80,25 @@ impl World<'_> {
             if !found_out {
                 let sentence = format!("peer {adversary} misbehaved and is still trusted by somebody honest");
                 self.checkers.report(Checker::Detection, self.now_ms, sentence);
+            }
+        }
+    }
+
+    /// A member that was always there must be in every roster, whoever said that it was lost.
+    fn judge_rosters(&mut self) {
+        for &member in &self.scenario.expect.kept {
+            let id = self.peers[member].id;
+            let settled = self.peers.iter().flat_map(|peer| &peer.journal);
+            let mut without = settled.filter_map(|entry| match entry {
+                JournalEntry::Settled(settlement) => {
+                    let body = &settlement.body;
+                    body.roster.get(&id).is_none().then_some(body.round)
+                }
+                _ => None,
+            });
+            if let Some(round) = without.next() {
+                let sentence = format!("peer {member} was put out in round {round}, and had been there");
+                self.checkers.report(Checker::UnfairBan, self.now_ms, sentence);
             }
         }
     }

@@ -155,6 +155,8 @@ pub struct Expect {
     pub distance_below: Option<f64>,
     /// Adversaries that every honest member must have expelled or banned by the end.
     pub banned: Vec<usize>,
+    /// Members that every settled roster must list.
+    pub kept: Vec<usize>,
     /// The checker that must fail: the scenario is a canary.
     pub caught_by: Option<String>,
 }
@@ -168,6 +170,7 @@ impl Default for Expect {
             loss_above: None,
             distance_below: None,
             banned: Vec::new(),
+            kept: Vec::new(),
             caught_by: None,
         }
     }

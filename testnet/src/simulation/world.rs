@@ -354,6 +354,9 @@ impl<'a> World<'a> {
         }
         self.log.delivered(self.now_ms, to, 0, &message.signed().signature().0);
         if let Some(adversary) = &mut peer.adversary {
+            if adversary.is_deaf_to(from) {
+                return;
+            }
             adversary.hear(&message);
         }
         self.answer_unasked(to, &message);
