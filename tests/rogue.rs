@@ -2,7 +2,8 @@
 //! Everything else about it is the node's own code: it signs, votes and serves as an honest one does.
 
 use synod_training::layout::Layout;
-use synod_training::trainer::{Continue, Evaluation, Progress, TrainError, Trained, Trainer};
+use synod_training::optimizers::StateError;
+use synod_training::trainer::{Continue, Evaluation, LocalRound, Progress, TrainError, Trained, Trainer};
 
 /// How much of the honest step it takes.
 const SCALE: f32 = -8.0;
@@ -18,14 +19,17 @@ impl Trainer for Liar {
         self.0.initial_parameters()
     }
 
+    fn check_optimizer(&self, bytes: &[u8]) -> Result<(), StateError> {
+        self.0.check_optimizer(bytes)
+    }
+
     fn train(
         &mut self,
-        round: u64,
-        start: &[f32],
+        local: LocalRound<'_>,
         progress: &mut dyn FnMut(Progress) -> Continue,
     ) -> Result<Trained, TrainError> {
-        let mut trained = self.0.train(round, start, progress)?;
-        for (parameter, base) in trained.parameters.iter_mut().zip(start) {
+        let mut trained = self.0.train(local, progress)?;
+        for (parameter, base) in trained.parameters.iter_mut().zip(local.start) {
             *parameter = base + SCALE * (*parameter - base);
         }
         Ok(trained)

@@ -530,6 +530,7 @@ fn of_training(error: ConfigError) -> SessionConfigError {
             width,
             format!("it must be an even multiple of heads = {heads}"),
         ),
+        ConfigError::SecondGradient { optimizer } => refuse("training.optimizer", optimizer, error),
         ConfigError::GoldfishOfBytes { .. } => refuse("training.loss.goldfish.mode", "apertus", error),
         ConfigError::KeyValueHeads { heads, kv_heads } => refuse(
             "training.model.decoder.kv_heads",
@@ -623,6 +624,10 @@ mod tests {
             (
                 "name = 'a'\n[training.model.decoder]\nheads = 5",
                 "training.model.decoder.width = 128",
+            ),
+            (
+                "name = 'a'\n[training.model.network]\n[training.optimizer.sophia]",
+                "training.optimizer = sophia",
             ),
             (
                 "name = 'a'\n[aggregation]\nrule = 'fltrust'",

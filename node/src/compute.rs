@@ -304,7 +304,7 @@ impl Bench {
                 tracing::warn!(
                     session = self.session.short(),
                     reason,
-                    "this member's momentum or residual is lost; it starts from nothing"
+                    "what this member carried from its last round (its optimizer's state, momentum or residual) is lost; it starts afresh"
                 );
             }
         }

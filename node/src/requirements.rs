@@ -24,7 +24,14 @@ const IDLE_MEMORY_BYTES: u64 = 128 << 20;
 /// Vectors of the model's length, four bytes a parameter, that live at once while a member trains: base parameters and
 /// momentum, working copy, gradient, two moments of AdamW, the engine's own parameters and gradients, the update.
 const TRAINING_VECTORS: u64 = 9;
-/// The same while updates are combined, beside one for each update: old and new state, the combined update, the rule's own.
+/// States of the inner optimizer, beside the one at work, that live at once where members carry theirs: the round before's,
+/// this one's, and its bytes on their way to the disk.
+const CARRIED_STATES: u64 = 3;
+/// The same on the disk, and in memory between rounds: after the last round and after the one before it, in case the last
+/// is trained again.
+const CARRIED_BETWEEN: u64 = 2;
+/// Vectors of the model's length, beside one for each update, that live at once while updates are combined: old and new
+/// state, the combined update, the rule's own.
 const COMBINING_VECTORS: u64 = 6;
 
 /// One thing that joining needs.
@@ -315,6 +322,8 @@ struct Size {
     parameters: u64,
     state: u64,
     update: u64,
+    /// The inner optimizer's state, where members carry it.
+    optimizer: u64,
 }
 
 impl Size {
@@ -324,10 +333,12 @@ impl Size {
             parameters: parameters as u64,
             state: OuterState::encoded_len(parameters) as u64,
             update: config.aggregation.encoding.build().encoded_len(parameters) as u64,
+            optimizer: config.training.carried_optimizer_bytes() as u64,
         }
     }
 
-    /// States and updates of the rounds that are kept: the operator's, and the two that the session needs.
+    /// States and updates of the rounds that are kept: the operator's, and the two that the session needs. What the member
+    /// itself carries is kept beyond the bound.
     fn kept_on_disk(&self, members: u64, retention: &RetentionSection) -> u64 {
         let round = self.state.saturating_add(members.saturating_mul(self.update));
         let rounds = retention.rounds.saturating_add(2);
@@ -335,6 +346,7 @@ impl Size {
         round
             .saturating_mul(rounds)
             .min(retention.max_bytes.saturating_add(round))
+            .saturating_add(CARRIED_BETWEEN * self.optimizer)
     }
 
     fn memory(&self, config: &SessionConfig, members: u64) -> u64 {
@@ -343,8 +355,9 @@ impl Size {
         // Models that are no decoders are small beside what the process takes anyway.
         let shape = config.training.model.decoder_shape();
         let activations = shape.map_or(0, |shape| activation_bytes(&shape, sequences));
-        let training = (TRAINING_VECTORS * vector).saturating_add(activations);
+        let training = (TRAINING_VECTORS * vector + CARRIED_STATES * self.optimizer).saturating_add(activations);
         let combining = (COMBINING_VECTORS * vector).saturating_add(members.saturating_mul(vector + self.update));
+        let combining = combining.saturating_add(CARRIED_BETWEEN * self.optimizer);
         IDLE_MEMORY_BYTES.saturating_add(training.max(combining))
     }
 }
@@ -365,7 +378,7 @@ mod tests {
     use synod_config::load::parse_session;
     use synod_config::presets::preset;
     use synod_protocol::identity::{BlobId, PeerId};
-    use synod_training::config::{TokenizerId, Vocabulary};
+    use synod_training::config::{OptimizerState, TokenizerId, Vocabulary};
 
     fn config(name: &str) -> SessionConfig {
         let file = parse_session("preset", preset(name).unwrap()).unwrap();
@@ -438,6 +451,11 @@ mod tests {
             Size::of(&small).memory(&small, 1_000),
         );
         assert!(many > few, "updates are combined in memory");
+        let mut fresh = small.clone();
+        fresh.training.optimizer_state = OptimizerState::Fresh;
+        let (carried, parameters) = (Size::of(&small).optimizer, Size::of(&small).parameters);
+        assert!((8 * parameters..8 * parameters + 100).contains(&carried), "two moments a parameter");
+        assert_eq!(few - Size::of(&fresh).memory(&fresh, 2), 3 * carried);
         let retention = RetentionSection::default();
         let kept = |members| Size::of(&small).kept_on_disk(members, &retention);
         assert!(kept(8) > kept(4));

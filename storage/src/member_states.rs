@@ -1,4 +1,4 @@
-//! Which blobs hold what this member carries from update to update (worker momentum, encoding residual), by round.
+//! Which blobs hold what this member carries from update to update (optimizer state, worker momentum, encoding residual), by round.
 //! It neither reads nor writes those bytes, whose format is `training`'s; retention spares what is named here.
 
 use std::path::Path;

@@ -14,7 +14,7 @@ use synod_training::config::{DecoderConfig, ModelConfig};
 use synod_training::interchange::{ExportOptions, Precision, export_model, import_model};
 use synod_training::models::apertus::ApertusConfig;
 use synod_training::models::decoder::Decoder;
-use synod_training::{Continue, DeviceChoice, TrainingConfig, build_trainer};
+use synod_training::{Continue, DeviceChoice, LocalRound, TrainingConfig, build_trainer};
 
 const PROMPTS: [&str; 3] = [
     "The quick brown fox jumps over the lazy dog.",
@@ -71,7 +71,7 @@ fn export(text: &Path, folder: &Path) -> anyhow::Result<()> {
         };
         let mut trainer = build_trainer(&config, PeerId([0; 32]), Some(text), &DeviceChoice::Cpu)?;
         let start = trainer.initial_parameters();
-        let trained = trainer.train(1, &start, &mut |_| Continue::Go)?;
+        let trained = trainer.train(LocalRound::of(1, &start), &mut |_| Continue::Go)?;
         println!("{name}: loss {:.3} over {} steps", trained.train_loss, trained.steps);
         std::fs::create_dir_all(folder.join(name))?;
         export_model(

@@ -9,7 +9,7 @@ use crate::models::apertus::ApertusConfig;
 use crate::models::network::NetworkConfig;
 use crate::models::shape::{DecoderShape, RotaryConfig, check_heads};
 use crate::objectives::LossConfig;
-use crate::optimizers::{AdamWConfig, GroupsConfig};
+use crate::optimizers::{AdamWConfig, Extra, GroupsConfig, Optimizer};
 use crate::schedules::{ScheduleConfig, Stage, check_stages};
 
 pub use crate::optimizers::OptimizerConfig;
@@ -20,8 +20,7 @@ pub use crate::optimizers::OptimizerConfig;
 pub struct TrainingConfig {
     /// What is trained.
     pub model: ModelConfig,
-    /// The inner optimizer. Its state starts fresh each round: an update is then a function of the base state, the
-    /// data and the seed alone, and a restarted member repeats it bit for bit.
+    /// The inner optimizer.
     pub optimizer: OptimizerConfig,
     /// The learning rate's factor over all local steps of the session.
     pub schedule: ScheduleConfig,
@@ -45,6 +44,8 @@ pub struct TrainingConfig {
     pub groups: GroupsConfig,
     /// Changes of the batch by consumed sequences, in their order; none by default.
     pub stages: Vec<Stage>,
+    /// What becomes of the inner optimizer's state between rounds.
+    pub optimizer_state: OptimizerState,
 }
 
 impl Default for TrainingConfig {
@@ -62,8 +63,20 @@ impl Default for TrainingConfig {
             loss: LossConfig::default(),
             groups: GroupsConfig::default(),
             stages: Vec::new(),
+            optimizer_state: OptimizerState::default(),
         }
     }
+}
+
+/// What becomes of the inner optimizer's state (AdamW's moments, say) between a member's rounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OptimizerState {
+    /// Each member keeps its own, as DiLoCo's workers do (Douillard et al., 2023, algorithm 1). It never travels.
+    #[default]
+    Carry,
+    /// It begins anew with each round: an update is then a function of base, data and seed alone, and nothing is stored.
+    Fresh,
 }
 
 /// What is trained.
@@ -338,6 +351,15 @@ pub enum ConfigError {
         /// Tokens that work.
         most: u32,
     },
+    /// An optimizer that needs what models of samples do not give.
+    #[error(
+        "training.optimizer {optimizer} asks for a second gradient, which models of labelled samples do not give: take adamw, or \
+         another that needs one gradient a step"
+    )]
+    SecondGradient {
+        /// The optimizer's key.
+        optimizer: &'static str,
+    },
 }
 
 /// Refuses an integer outside of `least..=most`.
@@ -380,6 +402,10 @@ impl TrainingConfig {
             self.loss.check(&shape.vocabulary)?;
         }
         self.optimizer.check()?;
+        if matches!(self.model, ModelConfig::Network(_)) && self.optimizer.will_want() != Extra::Nothing {
+            let optimizer = self.optimizer.key();
+            return Err(ConfigError::SecondGradient { optimizer });
+        }
         self.groups.check()?;
         self.schedule.check()?;
         check_stages(&self.stages)?;
@@ -406,6 +432,15 @@ impl TrainingConfig {
             ModelConfig::Apertus(apertus) => DecoderShape::from(apertus).layout(),
             ModelConfig::Network(network) => network.layout(),
             ModelConfig::Synthetic(synthetic) => synthetic.layout(),
+        }
+    }
+
+    /// Bytes of the inner optimizer's state that a member carries from round to round: 8 a parameter for AdamW, 0 where it
+    /// begins afresh.
+    pub fn carried_optimizer_bytes(&self) -> usize {
+        match (self.optimizer_state, &self.model) {
+            (OptimizerState::Fresh, _) | (_, ModelConfig::Synthetic(_)) => 0,
+            (OptimizerState::Carry, _) => Optimizer::state_len(&self.optimizer, &self.layout()),
         }
     }
 

@@ -47,5 +47,5 @@ pub use factory::{
     BuildError, RequiredData, build_trainer, build_trainer_from, build_trainer_without_data, required_data,
 };
 pub use member_state::{MemberState, MemberStateConfig};
-pub use trainer::{Continue, Evaluation, Progress, TrainError, Trained, Trainer};
+pub use trainer::{Continue, Evaluation, LocalRound, Progress, TrainError, Trained, Trainer};
 pub use worker::{Done, Worker};

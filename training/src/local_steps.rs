@@ -1,5 +1,5 @@
 //! The inner loop of training a language model, on one screen (DiLoCo's workers: Douillard et al., 2023, algorithm 1).
-//! It knows nothing of rounds beyond their number; the optimizer starts fresh in each, see `TrainingConfig::optimizer`.
+//! It knows nothing of rounds beyond their number; what its optimizer remembers from one to the next the worker keeps.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,11 +16,11 @@ use crate::models::data_parallel;
 use crate::models::decoder::Decoder;
 use crate::models::shape::DecoderShape;
 use crate::objectives::LossSum;
-use crate::optimizers::{Optimizer, StepInputs, clip_global_norm};
+use crate::optimizers::{Optimizer, StateError, StepInputs, clip_global_norm};
 use crate::randomness::StreamName;
 use crate::schedules::standing;
 use crate::second_gradient::{Ground, SecondGradient};
-use crate::trainer::{Continue, Evaluation, Progress, TrainError, Trained, Trainer};
+use crate::trainer::{Continue, Evaluation, LocalRound, Progress, TrainError, Trained, Trainer};
 
 /// Trains a decoder on one institution's text.
 #[derive(Debug)]
@@ -109,12 +109,16 @@ impl Trainer for LanguageTrainer {
         self.decoder().initial_parameters(self.config.seed)
     }
 
+    fn check_optimizer(&self, bytes: &[u8]) -> Result<(), StateError> {
+        Optimizer::check_bytes(&self.config.optimizer, self.layout(), bytes)
+    }
+
     fn train(
         &mut self,
-        round: u64,
-        start: &[f32],
+        local: LocalRound<'_>,
         progress: &mut dyn FnMut(Progress) -> Continue,
     ) -> Result<Trained, TrainError> {
+        let LocalRound { round, start, .. } = local;
         let layout = self.decoder().layout();
         TrainError::check_length(layout, start)?;
         let data = self.data.as_ref().ok_or(TrainError::NoData)?;
@@ -122,10 +126,11 @@ impl Trainer for LanguageTrainer {
         let context = self.decoder().shape().context;
 
         let began = Instant::now();
-        let mut optimizer = Optimizer::new(&self.config, layout);
+        let mut optimizer = Optimizer::of_round(&self.config, layout, local)?;
         let mut parameters = start.to_vec(); // [P]
         let mut gradient = vec![0.0; parameters.len()]; // [P]
         let mut second = SecondGradient::default();
+        second.remember(&optimizer, start);
         let order = Order {
             seed: self.config.seed,
             member: self.member,
@@ -226,6 +231,7 @@ impl Trainer for LanguageTrainer {
             tokens,
             steps,
             wall_ms: began.elapsed().as_millis() as u64,
+            optimizer: optimizer.carried(self.config.optimizer_state),
         })
     }
 
@@ -287,7 +293,10 @@ mod tests {
     }
 
     fn round(trainer: &mut LanguageTrainer, round: u64, start: &[f32]) -> Vec<f32> {
-        trainer.train(round, start, &mut |_| Continue::Go).unwrap().parameters
+        trainer
+            .train(LocalRound::of(round, start), &mut |_| Continue::Go)
+            .unwrap()
+            .parameters
     }
 
     /// With little noise a protected round learns as another does; it says no more of its sample than the session does, and
@@ -310,7 +319,7 @@ mod tests {
         let mut trainer = trainer.protecting(ExamplePrivacy::of(&privacy, 8));
         let start = trainer.initial_parameters();
         let before = trainer.evaluate(&start).unwrap().loss;
-        let trained = trainer.train(1, &start, &mut |_| Continue::Go).unwrap();
+        let trained = trainer.train(LocalRound::of(1, &start), &mut |_| Continue::Go).unwrap();
         let after = trainer.evaluate(&trained.parameters).unwrap().loss;
         assert!(after < before - 1.5, "{before} {after}");
         assert_eq!((trained.steps, trained.tokens), (40, 40 * 8 * 32));
@@ -328,7 +337,7 @@ mod tests {
             seen.push((now.step, now.tokens));
             Continue::Go
         };
-        let trained = trainer.train(1, &start, &mut listen).unwrap();
+        let trained = trainer.train(LocalRound::of(1, &start), &mut listen).unwrap();
         let end = round(&mut trainer, 2, &trained.parameters);
         let after = trainer.evaluate(&end).unwrap();
         assert!(
@@ -402,7 +411,7 @@ mod tests {
             batch_sequences: 16,
         }];
         let start = trainer.initial_parameters();
-        let trained = trainer.train(1, &start, &mut |_| Continue::Go).unwrap();
+        let trained = trainer.train(LocalRound::of(1, &start), &mut |_| Continue::Go).unwrap();
         assert_eq!(trained.tokens, (10 * 8 + 30 * 16) * 32);
     }
 
@@ -411,7 +420,7 @@ mod tests {
         let mut trainer = trainer(1);
         let mut start = trainer.initial_parameters();
         start[5000] = f32::NAN;
-        let result = trainer.train(9, &start, &mut |_| Continue::Go);
+        let result = trainer.train(LocalRound::of(9, &start), &mut |_| Continue::Go);
         assert!(
             matches!(result, Err(TrainError::Diverged { round: 9, step: 1, .. })),
             "{result:?}"
@@ -428,7 +437,7 @@ mod tests {
         let mut trainer = LanguageTrainer::new(&config, &decoder, [1; 32], None, Device::flex());
         assert_eq!(trainer.initial_parameters(), with_data);
         assert_eq!(
-            trainer.train(1, &with_data, &mut |_| Continue::Go),
+            trainer.train(LocalRound::of(1, &with_data), &mut |_| Continue::Go),
             Err(TrainError::NoData)
         );
         assert_eq!(trainer.evaluate(&with_data).unwrap().tokens, 0);

@@ -1,5 +1,5 @@
-//! What a member carries from one of its updates to the next: worker momentum, what its encoding left unsaid, and the
-//! account of what it has released. It is the member's own and never agreed on; it neither trains nor encodes, and it is
+//! What a member carries from one of its updates to the next: its inner optimizer's state, worker momentum, what its
+//! encoding left unsaid, and the account of what it has released. It is the member's own and never agreed on; it neither trains nor encodes, and it is
 //! stored by whoever drives the worker.
 //!
 //! Worker momentum (Karimireddy, He & Jaggi 2021, ICML, §5): a member sends not its pseudo-gradient u_t but
@@ -25,6 +25,8 @@ use synod_aggregation::privacy::noise::{GaussianMechanism, NoiseError, NoiseSeed
 use synod_aggregation::privacy::{LocalDp, PrivacyConfig, SecureSumConfig, Unit};
 use synod_aggregation::{Encoder, Feedback, FeedbackState};
 use synod_protocol::task::Round;
+
+use crate::optimizers::StateError;
 
 /// What a session says of the members' own state. Both are off by default: an update is then a function of base,
 /// data and seed alone.
@@ -74,15 +76,19 @@ struct Carried {
     /// m_t, or empty where there is no momentum.
     momentum: Vec<f32>,
     feedback: FeedbackState,
+    /// The inner optimizer's state, or empty where it begins afresh.
+    optimizer: Vec<u8>,
 }
 
-/// A member's state after one round's update, as it is stored: this in postcard after `MAGIC` and `VERSION`.
+/// A member's state after one round's update, as it is stored: `MAGIC`, `VERSION`, this in postcard, and then the
+/// optimizer's bytes as they are, for they may be gigabytes.
 #[derive(Serialize, Deserialize)]
 struct Stored {
     round: Round,
     momentum: Vec<f32>,
     feedback: FeedbackState,
     released: Ledger,
+    optimizer_bytes: u64,
 }
 
 /// An update that is ready to be encoded, and what goes on from it.
@@ -107,7 +113,7 @@ pub struct MemberState {
 const KEPT: usize = 2;
 
 const MAGIC: [u8; 4] = *b"SYNM";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// Bytes that hold no state of this member and model.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -169,9 +175,10 @@ impl MemberState {
         self
     }
 
-    /// Whether members of this session carry nothing.
+    /// Whether there is nothing that has to be stored.
     pub fn is_stateless(&self) -> bool {
-        self.config.is_stateless() && !self.must_be_kept()
+        let carries_optimizer = self.after.values().any(|carried| !carried.optimizer.is_empty());
+        self.config.is_stateless() && !self.must_be_kept() && !carries_optimizer
     }
 
     /// Whether what is stored must not be lost: an account of releases that began anew would promise too much.
@@ -179,15 +186,31 @@ impl MemberState {
         self.local.is_some() || self.summed.is_some()
     }
 
-    /// Takes up what was stored after an earlier round.
-    pub fn restore(&mut self, bytes: &[u8], parameters: usize) -> Result<(), MemberStateError> {
+    /// Takes up what was stored after an earlier round. `check_optimizer` says whether bytes are an optimizer's state of
+    /// this session.
+    pub fn restore(
+        &mut self,
+        bytes: &[u8],
+        parameters: usize,
+        check_optimizer: impl FnOnce(&[u8]) -> Result<(), StateError>,
+    ) -> Result<(), MemberStateError> {
+        let (stored, optimizer) = from_bytes(bytes, parameters)?;
+        if !optimizer.is_empty() {
+            check_optimizer(optimizer).map_err(|error| refuse(parameters, error))?;
+        }
         let Stored {
             round,
             momentum,
             feedback,
             released,
-        } = from_bytes(bytes, parameters)?;
-        self.after.insert(round, Carried { momentum, feedback });
+            ..
+        } = stored;
+        let carried = Carried {
+            momentum,
+            feedback,
+            optimizer: optimizer.to_vec(),
+        };
+        self.after.insert(round, carried);
         if self.releases() < count(&released) {
             self.released = released;
         }
@@ -195,9 +218,18 @@ impl MemberState {
         Ok(())
     }
 
-    /// Makes of a round's pseudo-gradient, in place, what is to be encoded: momentum first, then clipping and noise. After
-    /// an error nothing may be sent.
-    pub fn prepare(&mut self, round: Round, update: &mut [f32]) -> Result<Ready, ReleaseError> {
+    /// The inner optimizer's state that a round begins from; empty: it begins afresh. What is older is let go: a round
+    /// that has begun is the last one that may be trained again.
+    pub fn optimizer_before(&mut self, round: Round) -> &[u8] {
+        let before = self.after.range(..round).next_back().map(|(at, _)| *at);
+        self.after.retain(|at, _| before.is_none_or(|before| *at >= before));
+        let carried = before.and_then(|before| self.after.get(&before));
+        carried.map_or(&[], |carried| &carried.optimizer)
+    }
+
+    /// Makes of a round's pseudo-gradient, in place, what is to be encoded: momentum first, then clipping and noise.
+    /// `optimizer` is the inner optimizer's state after the round. After an error nothing may be sent.
+    pub fn prepare(&mut self, round: Round, update: &mut [f32], optimizer: Vec<u8>) -> Result<Ready, ReleaseError> {
         let before = self.after.range(..round).next_back().map(|(_, carried)| carried);
         let beta = self.config.momentum;
         let mut momentum = Vec::new();
@@ -214,7 +246,11 @@ impl MemberState {
         self.release(update)?;
         Ok(Ready {
             round,
-            carried: Carried { momentum, feedback },
+            carried: Carried {
+                momentum,
+                feedback,
+                optimizer,
+            },
         })
     }
 
@@ -276,6 +312,7 @@ impl MemberState {
         let carried = self.after.get(&round).cloned().unwrap_or_else(|| Carried {
             momentum: Vec::new(),
             feedback: feedback(),
+            optimizer: Vec::new(),
         });
         Ok(to_bytes(round, &carried, &self.released))
     }
@@ -318,22 +355,36 @@ fn to_bytes(round: Round, carried: &Carried, released: &Ledger) -> Vec<u8> {
         momentum: carried.momentum.clone(),
         feedback: carried.feedback.clone(),
         released: released.clone(),
+        optimizer_bytes: carried.optimizer.len() as u64,
     };
-    let mut bytes = MAGIC.to_vec();
+    let mut bytes = Vec::with_capacity(carried.optimizer.len() + 5 * carried.momentum.len() + 1024);
+    bytes.extend_from_slice(&MAGIC);
     bytes.push(VERSION);
-    postcard::to_extend(&stored, bytes).expect("plain data always encodes")
+    let mut bytes = postcard::to_extend(&stored, bytes).expect("plain data always encodes");
+    bytes.extend_from_slice(&carried.optimizer);
+    bytes
 }
 
-fn from_bytes(bytes: &[u8], parameters: usize) -> Result<Stored, MemberStateError> {
-    let refuse = |reason: String| MemberStateError { parameters, reason };
+fn refuse(parameters: usize, reason: impl ToString) -> MemberStateError {
+    let reason = reason.to_string();
+    MemberStateError { parameters, reason }
+}
+
+/// What is stored, and the optimizer's bytes behind it.
+fn from_bytes(bytes: &[u8], parameters: usize) -> Result<(Stored, &[u8]), MemberStateError> {
+    let refuse = |reason: String| refuse(parameters, reason);
     let body = bytes
         .strip_prefix(&MAGIC)
         .and_then(|rest| rest.strip_prefix(&[VERSION]));
     let body = body.ok_or_else(|| refuse("they do not begin as one of this version".to_owned()))?;
-    let (stored, rest) =
+    let (stored, optimizer) =
         postcard::take_from_bytes::<Stored>(body).map_err(|_| refuse("they are cut or damaged".to_owned()))?;
-    if !rest.is_empty() {
-        return Err(refuse("something follows them".to_owned()));
+    if optimizer.len() as u64 != stored.optimizer_bytes {
+        return Err(refuse(format!(
+            "{} bytes of an optimizer's state were stored, and {} are there",
+            stored.optimizer_bytes,
+            optimizer.len()
+        )));
     }
     if !stored.momentum.is_empty() && stored.momentum.len() != parameters {
         return Err(refuse(format!("the momentum has {} values", stored.momentum.len())));
@@ -345,7 +396,7 @@ fn from_bytes(bytes: &[u8], parameters: usize) -> Result<Stored, MemberStateErro
     feedback.map_err(|error| refuse(error.to_string()))?;
     let events = stored.released.events().iter().try_for_each(|event| event.check());
     events.map_err(|error| refuse(error.to_string()))?;
-    Ok(stored)
+    Ok((stored, optimizer))
 }
 
 #[cfg(test)]
@@ -365,18 +416,23 @@ mod tests {
     fn round(state: &mut MemberState, round: Round, update: [f32; 2]) -> ([f32; 2], Vec<u8>) {
         let encoder = EncodingConfig::Int4 { block: 2 }.build();
         let (mut update, mut payload) = (update, Vec::new());
-        let ready = state.prepare(round, &mut update).unwrap();
+        let ready = state.prepare(round, &mut update, Vec::new()).unwrap();
         let bytes = state.encode(ready, encoder.as_ref(), &update, &mut payload);
         let mut sent = [0.0; 2];
         encoder.decode(&payload, &mut sent).unwrap();
         (sent, bytes)
     }
 
+    /// For sessions whose optimizer begins afresh.
+    fn no_optimizer(_: &[u8]) -> Result<(), StateError> {
+        panic!("nothing was stored that could be checked")
+    }
+
     #[test]
     fn momentum_averages_and_begins_with_the_first_update() {
         let mut state = state(0.5, None);
         let mut after = |t, mut update: [f32; 2]| {
-            let ready = state.prepare(t, &mut update).unwrap();
+            let ready = state.prepare(t, &mut update, Vec::new()).unwrap();
             let encoder = EncodingConfig::F32.build();
             state.encode(ready, encoder.as_ref(), &update, &mut Vec::new());
             update
@@ -404,8 +460,8 @@ mod tests {
         let (sent, two) = round(&mut first, 2, [0.3, 0.4]);
         assert_eq!(round(&mut first, 2, [0.3, 0.4]).0, sent);
         let mut second = state(0.9, Some(1.0));
-        second.restore(&two, 2).unwrap();
-        second.restore(&one, 2).unwrap();
+        second.restore(&two, 2, no_optimizer).unwrap();
+        second.restore(&one, 2, no_optimizer).unwrap();
         assert_eq!(round(&mut second, 2, [0.3, 0.4]), (sent, two));
     }
 
@@ -431,11 +487,13 @@ mod tests {
         let mut first = private(3);
         let stored: Vec<_> = (1..=2).map(|t| round(&mut first, t, [0.1, 0.2]).1).collect();
         let mut second = private(3);
-        stored.iter().for_each(|bytes| second.restore(bytes, 2).unwrap());
+        stored
+            .iter()
+            .for_each(|bytes| second.restore(bytes, 2, no_optimizer).unwrap());
         assert_eq!(second.releases(), 2);
         // The same round once more counts once more: both tries may have been seen.
         round(&mut second, 2, [0.1, 0.2]);
-        let refused = second.prepare(3, &mut [0.1, 0.2]).unwrap_err();
+        let refused = second.prepare(3, &mut [0.1, 0.2], Vec::new()).unwrap_err();
         assert!(matches!(refused, ReleaseError::Spent { releases: 3, .. }), "{refused}");
     }
 
@@ -445,7 +503,7 @@ mod tests {
         let sent: Vec<[f32; 2]> = (1..=8)
             .map(|t| {
                 let mut update = [3.0, 4.0];
-                state.prepare(t, &mut update).unwrap();
+                state.prepare(t, &mut update, Vec::new()).unwrap();
                 update
             })
             .collect();
@@ -454,6 +512,32 @@ mod tests {
                 .all(|one| sent.iter().filter(|other| *other == one).count() == 1),
             "{sent:?}"
         );
+    }
+
+    #[test]
+    fn an_optimizer_goes_on_from_the_round_before_also_when_a_round_is_trained_again() {
+        let mut first = state(0.0, None);
+        assert!(first.is_stateless() && first.optimizer_before(1).is_empty());
+        let mut stored = Vec::new();
+        for t in [1u8, 2, 2, 5] {
+            let (before, again) = (
+                first.optimizer_before(t.into()).to_vec(),
+                first.optimizer_before(t.into()),
+            );
+            assert_eq!(before, again);
+            let ready = first.prepare(t.into(), &mut [0.0], vec![t; 3]).unwrap();
+            stored.push(first.keep(ready));
+        }
+        assert!(!first.is_stateless());
+        assert_eq!(first.optimizer_before(5), [2; 3]);
+        let mut second = state(0.0, None);
+        for bytes in &stored[2..] {
+            second.restore(bytes, 1, |_| Ok(())).unwrap();
+        }
+        assert_eq!(second.optimizer_before(5), [2; 3]);
+        assert_eq!(second.optimizer_before(6), [5; 3]);
+        let foreign = second.restore(&stored[0], 1, |_| Err(StateError::Foreign)).unwrap_err();
+        assert!(foreign.reason.contains("another optimizer"), "{foreign}");
     }
 
     #[test]
@@ -467,18 +551,18 @@ mod tests {
     fn bytes_that_are_no_state_are_refused() {
         let mut good = state(0.5, Some(1.0));
         let (_, bytes) = round(&mut good, 3, [1.25, 2.5]);
-        assert!(good.restore(&bytes, 2).is_ok());
+        assert!(good.restore(&bytes, 2, no_optimizer).is_ok());
         for length in 0..bytes.len() {
-            assert!(good.restore(&bytes[..length], 2).is_err(), "{length}");
+            assert!(good.restore(&bytes[..length], 2, no_optimizer).is_err(), "{length}");
         }
-        assert!(good.restore(&bytes, 3).is_err());
+        assert!(good.restore(&bytes, 3, no_optimizer).is_err());
         let mut longer = bytes.clone();
         longer.push(0);
-        assert!(good.restore(&longer, 2).is_err());
+        assert!(good.restore(&longer, 2, no_optimizer).is_err());
         // Magic, version, round, the momentum's length: then its first value.
         let mut not_finite = bytes;
         not_finite[7..11].copy_from_slice(&f32::NAN.to_le_bytes());
-        let error = good.restore(&not_finite, 2).unwrap_err();
+        let error = good.restore(&not_finite, 2, no_optimizer).unwrap_err();
         assert!(error.reason.contains("not finite"), "{error}");
     }
 

@@ -6,8 +6,9 @@
 
 use crate::config::{SyntheticConfig, TrainingConfig};
 use crate::layout::Layout;
+use crate::optimizers::StateError;
 use crate::randomness::{StreamName, symmetric};
-use crate::trainer::{Continue, Evaluation, Progress, TrainError, Trained, Trainer};
+use crate::trainer::{Continue, Evaluation, LocalRound, Progress, TrainError, Trained, Trainer};
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -65,12 +66,20 @@ impl Trainer for SyntheticTrainer {
         vec![0.0; self.layout.len()]
     }
 
+    /// Plain descent remembers nothing.
+    fn check_optimizer(&self, bytes: &[u8]) -> Result<(), StateError> {
+        match bytes.len() {
+            0 => Ok(()),
+            got => Err(StateError::Length { got, expected: 0 }),
+        }
+    }
+
     fn train(
         &mut self,
-        round: u64,
-        start: &[f32],
+        local: LocalRound<'_>,
         progress: &mut dyn FnMut(Progress) -> Continue,
     ) -> Result<Trained, TrainError> {
+        let LocalRound { round, start, .. } = local;
         TrainError::check_length(&self.layout, start)?;
         let mut parameters = start.to_vec();
         let name = StreamName {
@@ -118,6 +127,7 @@ impl Trainer for SyntheticTrainer {
             tokens,
             steps: self.steps,
             wall_ms: u64::from(self.steps),
+            optimizer: Vec::new(),
         })
     }
 
@@ -152,15 +162,15 @@ mod tests {
     #[test]
     fn a_round_repeats_bit_for_bit_and_differs_by_member_and_round() {
         let start = trainer(1).initial_parameters();
-        let first = trainer(1).train(1, &start, &mut go).unwrap();
-        assert_eq!(first, trainer(1).train(1, &start, &mut go).unwrap());
+        let first = trainer(1).train(LocalRound::of(1, &start), &mut go).unwrap();
+        assert_eq!(first, trainer(1).train(LocalRound::of(1, &start), &mut go).unwrap());
         assert_ne!(
             first.parameters,
-            trainer(2).train(1, &start, &mut go).unwrap().parameters
+            trainer(2).train(LocalRound::of(1, &start), &mut go).unwrap().parameters
         );
         assert_ne!(
             first.parameters,
-            trainer(1).train(2, &start, &mut go).unwrap().parameters
+            trainer(1).train(LocalRound::of(2, &start), &mut go).unwrap().parameters
         );
     }
 
@@ -168,7 +178,7 @@ mod tests {
     fn many_members_together_come_closer_than_one_alone() {
         let start = trainer(0).initial_parameters();
         let ends: Vec<_> = (0..32)
-            .map(|m| trainer(m).train(1, &start, &mut go).unwrap().parameters)
+            .map(|m| trainer(m).train(LocalRound::of(1, &start), &mut go).unwrap().parameters)
             .collect();
         let mean: Vec<f32> = (0..64)
             .map(|i| ends.iter().map(|end| end[i]).sum::<f32>() / 32.0)
@@ -186,7 +196,7 @@ mod tests {
     fn a_listener_can_stop_it_and_a_foreign_state_is_refused() {
         let start = trainer(0).initial_parameters();
         let mut stop = |now: Progress| if now.step == 3 { Continue::Stop } else { Continue::Go };
-        let error = trainer(0).train(5, &start, &mut stop).unwrap_err();
+        let error = trainer(0).train(LocalRound::of(5, &start), &mut stop).unwrap_err();
         assert_eq!(
             error,
             TrainError::Stopped {

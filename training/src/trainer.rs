@@ -3,6 +3,7 @@
 
 use crate::data::DataSummary;
 use crate::layout::Layout;
+use crate::optimizers::StateError;
 
 /// Makes local progress from agreed parameters, and measures parameters on held-out data.
 ///
@@ -14,14 +15,16 @@ pub trait Trainer: Send {
     /// The parameters that the session starts from: the same bits on every member and machine.
     fn initial_parameters(&mut self) -> Vec<f32>;
 
-    /// Takes the session's local steps from `start`. The result depends on the session, the member, its data, `round`
-    /// and `start` alone, so that a restarted member repeats it.
+    /// Takes the local steps of one round. The result depends on the session, the member, its data and `local` alone, so
+    /// that a restarted member repeats it.
     fn train(
         &mut self,
-        round: u64,
-        start: &[f32],
+        local: LocalRound<'_>,
         progress: &mut dyn FnMut(Progress) -> Continue,
     ) -> Result<Trained, TrainError>;
+
+    /// Whether these bytes are the state of this session's inner optimizer, as [`Trained::optimizer`] gives it.
+    fn check_optimizer(&self, bytes: &[u8]) -> Result<(), StateError>;
 
     /// The loss of `parameters` on this institution's held-out data.
     fn evaluate(&mut self, parameters: &[f32]) -> Result<Evaluation, TrainError>;
@@ -29,6 +32,29 @@ pub trait Trainer: Send {
     /// What this institution's text has come to, for the operator; none where the trainer has no text.
     fn data_summary(&self) -> Option<DataSummary> {
         None
+    }
+}
+
+/// What a round asks of a trainer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LocalRound<'a> {
+    /// The round, from 1.
+    pub round: u64,
+    /// The agreed parameters to start from, [P].
+    pub start: &'a [f32],
+    /// The inner optimizer's state after this member's last round, which [`Trainer::check_optimizer`] has passed; empty:
+    /// it begins afresh.
+    pub optimizer: &'a [u8],
+}
+
+impl<'a> LocalRound<'a> {
+    /// A round from `start` with a fresh optimizer.
+    pub fn of(round: u64, start: &'a [f32]) -> Self {
+        Self {
+            round,
+            start,
+            optimizer: &[],
+        }
     }
 }
 
@@ -69,6 +95,8 @@ pub struct Trained {
     pub steps: u32,
     /// Time it took in milliseconds: measured by real trainers, made up (but repeatable) by synthetic ones.
     pub wall_ms: u64,
+    /// The inner optimizer's state for the member's next round; empty where the session lets it begin afresh.
+    pub optimizer: Vec<u8>,
 }
 
 /// A loss and how much data it was measured on.
@@ -125,6 +153,9 @@ pub enum TrainError {
     /// A trainer that was built without data.
     #[error("this member has no data to train on: join with --data PATH")]
     NoData,
+    /// The optimizer's state is of another session.
+    #[error(transparent)]
+    Optimizer(#[from] StateError),
     /// The data can no longer be read.
     #[error("the training data failed: {0}")]
     Data(String),

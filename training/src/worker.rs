@@ -14,7 +14,7 @@ use synod_protocol::task::{
 
 use crate::member_state::{MemberState, MemberStateConfig, MemberStateError, Ready, ReleaseError};
 use crate::secure_sum::{self, Draw, Held, SumBench};
-use crate::trainer::{Continue, Evaluation, Progress, TrainError, Trainer};
+use crate::trainer::{Continue, Evaluation, LocalRound, Progress, TrainError, Trainer};
 
 /// Reads a blob of the store by its id; the sentence of a failure is for the operator.
 pub type ReadBlob<'a> = dyn FnMut(&BlobId) -> Result<Vec<u8>, String> + 'a;
@@ -105,7 +105,8 @@ impl Worker {
 
     /// Takes up what was stored as `Done::member_state` of an earlier round.
     pub fn restore_member_state(&mut self, bytes: &[u8]) -> Result<(), MemberStateError> {
-        self.own.restore(bytes, self.trainer.layout().len())
+        let check = |bytes: &[u8]| self.trainer.check_optimizer(bytes);
+        self.own.restore(bytes, self.trainer.layout().len(), check)
     }
 
     /// The trainer, for what is no task: the layout, an export.
@@ -150,7 +151,12 @@ impl Worker {
         self.own.may_be_summed().map_err(released)?;
         let state = self.take_state(base, read)?;
         let heldout = self.measure(base, &state.parameters);
-        let trained = self.trainer.train(round, &state.parameters, progress);
+        let local = LocalRound {
+            round,
+            start: &state.parameters,
+            optimizer: self.own.optimizer_before(round),
+        };
+        let trained = self.trainer.train(local, progress);
         let update = heldout
             .and_then(|heldout| Ok((heldout, trained?)))
             .map(|(heldout, trained)| {
@@ -167,10 +173,10 @@ impl Worker {
                     Some(_) => trained.parameters,
                     None => pseudo_gradient(&state.parameters, &trained.parameters),
                 };
-                (update, report)
+                (update, trained.optimizer, report)
             });
         self.current = Some((*base, state));
-        let (mut update, report) = update.map_err(environment)?;
+        let (mut update, optimizer, report) = update.map_err(environment)?;
         if !update.iter().all(|value| value.is_finite()) {
             return Err(environment(TrainError::Diverged {
                 round,
@@ -178,7 +184,7 @@ impl Worker {
                 loss: report.train_loss,
             }));
         }
-        let ready = self.own.prepare(round, &mut update);
+        let ready = self.own.prepare(round, &mut update, optimizer);
         let ready = ready.map_err(released)?;
         if self.sums.is_some() {
             return Ok(self.hold(ready, round, update, report));

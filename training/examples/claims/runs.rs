@@ -16,7 +16,7 @@ use synod_protocol::identity::PeerId;
 use synod_training::data::DataOptions;
 use synod_training::factory::build_trainer_from;
 use synod_training::layout::Role;
-use synod_training::{Continue, DeviceChoice, TrainingConfig};
+use synod_training::{Continue, DeviceChoice, LocalRound, TrainingConfig};
 
 /// What came out of one configuration.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -142,7 +142,7 @@ impl Bench {
         let start = trainer.initial_parameters();
         let (mut spikes, mut recent) = (0, std::collections::VecDeque::new());
         let began = cpu_seconds();
-        let trained = trainer.train(1, &start, &mut |now| {
+        let trained = trainer.train(LocalRound::of(1, &start), &mut |now| {
             let mean = recent.iter().sum::<f32>() / recent.len().max(1) as f32;
             spikes += u32::from(recent.len() == 16 && now.loss > mean + 0.5);
             recent.push_back(now.loss);

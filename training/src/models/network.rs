@@ -40,8 +40,6 @@ pub struct NetworkConfig {
     /// Half the factor of the squared norm of the weights (not of biases) that is added to the loss. 0 by default: it is a
     /// choice about the problem.
     pub l2: f32,
-    /// Step length of its plain gradient descent; the session's schedule applies. 0.1 suits features near one.
-    pub learning_rate: f32,
 }
 
 impl Default for NetworkConfig {
@@ -52,7 +50,6 @@ impl Default for NetworkConfig {
             inputs: 123,
             classes: 2,
             l2: 0.0,
-            learning_rate: 0.1,
         }
     }
 }
@@ -67,7 +64,6 @@ impl NetworkConfig {
         };
         within("model.network.classes", self.classes, least, most)?;
         finite_within("model.network.l2", self.l2, 0.0, 1e3)?;
-        finite_within("model.network.learning_rate", self.learning_rate, 0.0, 1e3)?;
         match &self.kind {
             NetworkKind::Perceptron(hidden) => {
                 within("model.network.kind.perceptron (its length)", hidden.len() as u32, 1, 16)?;

@@ -5,9 +5,10 @@ use super::groups::{Pace, WidthRule};
 use super::run::{Run, Tensor};
 use super::state::{State, StateError, owner};
 use super::{GroupsConfig, OptimizerConfig};
-use crate::config::TrainingConfig;
+use crate::config::{OptimizerState, TrainingConfig};
 use crate::layout::{Layout, Role};
 use crate::schedules::ScheduleConfig;
+use crate::trainer::LocalRound;
 
 /// A second gradient that a step needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +81,24 @@ impl Optimizer {
     pub fn new(config: &TrainingConfig, layout: &Layout) -> Self {
         let state = State::new(&sizes(&config.optimizer, layout));
         Self::with_state(config, layout, state)
+    }
+
+    /// The optimizer of a round: as the member's last one left it, where that is given and the session wants it.
+    pub fn of_round(config: &TrainingConfig, layout: &Layout, local: LocalRound<'_>) -> Result<Self, StateError> {
+        if local.optimizer.is_empty() || config.optimizer_state == OptimizerState::Fresh {
+            return Ok(Self::new(config, layout));
+        }
+        let mut optimizer = Self::from_bytes(config, layout, local.optimizer)?;
+        optimizer.take_up_at(local.start);
+        Ok(optimizer)
+    }
+
+    /// What goes on to the member's next round.
+    pub fn carried(&self, between_rounds: OptimizerState) -> Vec<u8> {
+        match between_rounds {
+            OptimizerState::Carry => self.state_bytes(),
+            OptimizerState::Fresh => Vec::new(),
+        }
     }
 
     fn with_state(config: &TrainingConfig, layout: &Layout, state: State) -> Self {
@@ -221,6 +240,28 @@ impl Optimizer {
         let owner = owner_of(&config.optimizer, layout);
         let state = State::from_bytes(&owner, &sizes(&config.optimizer, layout), bytes)?;
         Ok(Self::with_state(config, layout, state))
+    }
+
+    /// Whether [`Optimizer::from_bytes`] would take these bytes. Nothing is allocated.
+    pub fn check_bytes(config: &OptimizerConfig, layout: &Layout, bytes: &[u8]) -> Result<(), StateError> {
+        State::check(&owner_of(config, layout), &sizes(config, layout), bytes)
+    }
+
+    /// Length of [`Optimizer::state_bytes`].
+    pub fn state_len(config: &OptimizerConfig, layout: &Layout) -> usize {
+        State::encoded_len(&sizes(config, layout))
+    }
+
+    /// Takes up the state at `parameters` to which the outer step has moved the member: moments are of gradients and stay,
+    /// but Schedule-Free's mean of points begins again here.
+    fn take_up_at(&mut self, parameters: &[f32]) {
+        assert_eq!(parameters.len(), self.layout.len(), "parameters are of the layout");
+        if let OptimizerConfig::ScheduleFree(_) = &self.config {
+            self.state.numbers = [0.0; 2];
+            for (place, buffers) in self.layout.places().iter().zip(&mut self.state.tensors) {
+                buffers[0].copy_from_slice(&parameters[place.range()]);
+            }
+        }
     }
 
     /// The width rule's factors at `step`.

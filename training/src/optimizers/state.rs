@@ -71,22 +71,30 @@ impl State {
         bytes
     }
 
-    /// The state behind canonical bytes. The length is compared before anything is allocated.
-    pub fn from_bytes(owner: &[u8; 32], sizes: &[Vec<usize>], bytes: &[u8]) -> Result<Self, StateError> {
-        let expected = HEADER + 4 * sizes.iter().flatten().sum::<usize>();
-        if bytes.len() != expected {
-            return Err(StateError::Length {
-                got: bytes.len(),
-                expected,
-            });
+    /// Bytes of a state with buffers of these lengths.
+    pub fn encoded_len(sizes: &[Vec<usize>]) -> usize {
+        HEADER + 4 * sizes.iter().flatten().sum::<usize>()
+    }
+
+    /// Refuses bytes of another length, version or owner. Nothing is allocated.
+    pub fn check(owner: &[u8; 32], sizes: &[Vec<usize>], bytes: &[u8]) -> Result<(), StateError> {
+        let (got, expected) = (bytes.len(), Self::encoded_len(sizes));
+        if got != expected {
+            return Err(StateError::Length { got, expected });
         }
-        let (header, mut values) = bytes.split_at(HEADER);
-        if header[..4] != VERSION.to_le_bytes() {
+        if bytes[..4] != VERSION.to_le_bytes() {
             return Err(StateError::Version);
         }
-        if header[4..36] != owner[..] {
-            return Err(StateError::Foreign);
+        match bytes[4..36] == owner[..] {
+            true => Ok(()),
+            false => Err(StateError::Foreign),
         }
+    }
+
+    /// The state behind canonical bytes. The length is compared before anything is allocated.
+    pub fn from_bytes(owner: &[u8; 32], sizes: &[Vec<usize>], bytes: &[u8]) -> Result<Self, StateError> {
+        Self::check(owner, sizes, bytes)?;
+        let (header, mut values) = bytes.split_at(HEADER);
         let number = |at: usize| {
             let mut eight = [0; 8];
             eight.copy_from_slice(&header[at..at + 8]);

@@ -6,13 +6,17 @@ use std::collections::BTreeMap;
 use synod_aggregation::{EncodingConfig, OuterConfig, RuleConfig};
 
 use super::*;
-use crate::config::{SyntheticConfig, TrainingConfig};
+use crate::config::{ModelConfig, SyntheticConfig, TrainingConfig};
+use crate::models::network::{NetworkConfig, NetworkKind};
+use crate::samples::{SampleTrainer, Samples};
 use crate::synthetic::SyntheticTrainer;
 
 /// Some members with one store between them.
 struct World {
     workers: Vec<Worker>,
     store: BTreeMap<BlobId, Vec<u8>>,
+    /// What each member that carries something has stored last.
+    last_member_state: BTreeMap<usize, Vec<u8>>,
 }
 
 impl World {
@@ -32,6 +36,7 @@ impl World {
         Self {
             workers: workers.collect(),
             store: BTreeMap::new(),
+            last_member_state: BTreeMap::new(),
         }
     }
 
@@ -40,6 +45,9 @@ impl World {
         let mut read = |id: &BlobId| store.get(id).cloned().ok_or_else(|| "no such blob".to_owned());
         let done = self.workers[member].run(task, &mut read, &mut |_| Continue::Go)?;
         self.store.extend(done.blobs);
+        if let Some((_, state)) = done.member_state {
+            self.last_member_state.insert(member, self.store[&state].clone());
+        }
         Ok(done.result)
     }
 
@@ -114,6 +122,64 @@ fn a_member_that_restarts_makes_the_same_update() {
     second.store = first.store.clone();
     first.train(0, 1, base);
     assert_eq!(first.train(0, 2, base), second.train(0, 2, base));
+}
+
+/// Three members that train a plane by AdamW and carry its moments. Each round ends in the mean of their updates; before
+/// round 4 member 1 restarts from what was stored after rounds 2 and 3, or from what `spoil` makes of that.
+fn session_of_planes(restarts: bool, spoil: fn(&mut Vec<u8>)) -> (BlobId, Vec<String>) {
+    let network = NetworkConfig {
+        kind: NetworkKind::Linear,
+        inputs: 2,
+        ..NetworkConfig::default()
+    };
+    let config = TrainingConfig {
+        model: ModelConfig::Network(network.clone()),
+        local_steps: 5,
+        ..TrainingConfig::default()
+    };
+    let worker = |member: u8| {
+        let features: Vec<f32> = (0..100).map(|i| (i * (37 + u32::from(member)) % 101) as f32 / 50.0 - 1.0).collect();
+        let labels = features.chunks(2).map(|x| 3.0 * x[0] - x[1]).collect();
+        let samples = Samples::new(features, labels, 2).unwrap();
+        let trainer = SampleTrainer::new(&config, &network, [member; 32], Some(samples));
+        let combiner = Combiner::new(&RuleConfig::Mean, &EncodingConfig::F32, OuterConfig::default());
+        Worker::new(Box::new(trainer), combiner)
+    };
+    let mut world = World {
+        workers: (0..3).map(worker).collect(),
+        store: BTreeMap::new(),
+        last_member_state: BTreeMap::new(),
+    };
+    let mut state = world.initialise(0);
+    let (mut stored, mut complaints) = (Vec::new(), Vec::new());
+    for round in 1..=5 {
+        if restarts && round == 4 {
+            world.workers[1] = worker(1);
+            let complaint = |bytes: &mut Vec<u8>| {
+                spoil(bytes);
+                world.workers[1].restore_member_state(bytes).err()
+            };
+            complaints = stored.iter_mut().skip(1).filter_map(complaint).map(|error| error.to_string()).collect();
+        }
+        let updates = (0..3).map(|member| world.train(member, round, state)).collect();
+        stored.push(world.last_member_state[&1].clone());
+        let task = Task::Aggregate { round, base: state, updates };
+        let Ok(TaskResult::Aggregated { state: next, .. }) = world.run(0, &task) else {
+            panic!("three updates settle")
+        };
+        state = next;
+    }
+    (state, complaints)
+}
+
+#[test]
+fn a_member_that_carries_its_optimizer_goes_on_after_a_restart_as_if_there_had_been_none() {
+    let through = session_of_planes(false, |_| ());
+    assert_eq!(session_of_planes(true, |_| ()), through);
+    let (lost, complaints) = session_of_planes(true, |bytes| _ = bytes.pop());
+    assert_ne!(lost, through.0, "it has begun afresh");
+    assert!(complaints.iter().all(|text| text.contains("optimizer's state")), "{complaints:?}");
+    assert_eq!(complaints.len(), 2);
 }
 
 #[test]
