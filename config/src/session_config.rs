@@ -258,6 +258,10 @@ impl SessionConfig {
             privacy,
             ..
         } = &self.aggregation;
+        if self.protocol.is_mixing() && self.training.local_steps_by_speed.is_some() {
+            let reason = "speeds are read from settlements, and members that mix have none: leave it out";
+            return Err(refuse("training.local_steps_by_speed", "…", reason));
+        }
         let terms = match &self.protocol.topology {
             Topology::Decentralized(terms) if self.protocol.is_mixing() => Some(terms),
             _ => None,
@@ -356,6 +360,12 @@ impl SessionConfig {
                 "steps_per_round = {steps_per_round}, and a round has training.local_steps = {} of them: let both be the same",
                 training.local_steps
             ));
+        }
+        if training.local_steps_by_speed.is_some() {
+            return refuse_examples(
+                "the account reckons with as many steps in each round: leave training.local_steps_by_speed out"
+                    .to_owned(),
+            );
         }
         if !training.stages.is_empty() {
             return refuse_examples("every step reckons with one batch: leave training.stages out".to_owned());
@@ -691,6 +701,10 @@ mod tests {
                 "asks for more gradients of the same examples",
             ),
             (
+                "name = 'a'\n[training]\nlocal_steps = 20\nlocal_steps_by_speed = {}\n[aggregation.privacy.local_dp]\nunit = { example = { sampling_rate = 0.01, steps_per_round = 20 } }\nclip_norm = 1.0\nnoise_multiplier = 1.0\nepsilon = 8.0\ndelta = 1e-5",
+                "as many steps in each round",
+            ),
+            (
                 "name = 'a'\n[aggregation.rule.trimmed_mean]\nf = 1",
                 "protocol.min_members = 2",
             ),
@@ -745,6 +759,10 @@ mod tests {
             (
                 base(ring, "encoding = 'f32'\nworker = { momentum = 0.9 }"),
                 ["aggregation.worker", "exchange models"],
+            ),
+            (
+                base(ring, "encoding = 'f32'\n[training]\nlocal_steps_by_speed = {}"),
+                ["training.local_steps_by_speed", "members that mix have none"],
             ),
             (
                 base("", "mixing = 'epidemic'"),

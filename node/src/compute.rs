@@ -81,6 +81,7 @@ impl WorkerPlan {
             true => worker.mixing(aggregation.mixing.clone()),
             false => worker,
         };
+        let worker = worker.by_speed(training.step_terms());
         Ok((worker.of_member(self.member, &aggregation.privacy), data))
     }
 }
@@ -358,7 +359,17 @@ mod tests {
             panic!("{answer:?}")
         };
         assert!(world.blobs.has(&state));
-        world.compute.submit(2, Task::Train { round: 1, base: state }).unwrap();
+        world
+            .compute
+            .submit(
+                2,
+                Task::Train {
+                    round: 1,
+                    base: state,
+                    steps: None,
+                },
+            )
+            .unwrap();
         let answer = world.answers.blocking_recv().unwrap();
         assert!(matches!(answer.result, Ok(TaskResult::Trained { payload, .. }) if world.blobs.has(&payload)));
     }
@@ -373,6 +384,7 @@ mod tests {
                 Task::Train {
                     round: 1,
                     base: BlobId([9; 32]),
+                    steps: None,
                 },
             )
             .unwrap();

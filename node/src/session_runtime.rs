@@ -79,6 +79,7 @@ pub fn session_info(config: &SessionConfig) -> SessionInfo {
         creator: config.creator,
         terms: config.protocol.clone(),
         sums: sum_terms(&config.aggregation.privacy, &config.aggregation.composition()),
+        steps: config.training.step_terms(),
         config: config.to_bytes().into(),
     }
 }

@@ -14,6 +14,7 @@ pub mod machine;
 mod machine_restart;
 mod machine_status;
 pub mod message;
+pub mod pace;
 pub mod recording;
 pub mod reject;
 pub mod reputation;

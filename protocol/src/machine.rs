@@ -13,6 +13,7 @@ use crate::joining::Doorkeeper;
 use crate::journal::JournalEntry;
 use crate::limits;
 use crate::message::{Heartbeat, Message, Phase, Settlement, Term};
+use crate::pace::StepTerms;
 use crate::reject::{Evidence, Reject};
 use crate::reputation::Reputation;
 use crate::round::Round as RoundWork;
@@ -38,6 +39,8 @@ pub struct SessionInfo {
     pub terms: Terms,
     /// That updates are summed securely; None: they are seen by all members.
     pub sums: Option<SumTerms>,
+    /// That members take local steps by their speed; None: all take the session's number.
+    pub steps: Option<StepTerms>,
     /// The whole configuration in canonical bytes, for those who join. The machine does not read it.
     pub config: Arc<[u8]>,
 }

@@ -12,6 +12,7 @@ use crate::identity::{Identity, PeerId, SessionId};
 use crate::journal::JournalEntry;
 use crate::machine::{Machine, SessionInfo};
 use crate::message::Message;
+use crate::pace::StepTerms;
 use crate::reject::Reject;
 use crate::session::Terms;
 use crate::signed::{Signed, SignedError};
@@ -19,7 +20,7 @@ use crate::sum::SumTerms;
 use crate::task::{JobId, TaskFailure, TaskResult};
 
 /// First bytes of a recording: magic and version.
-const MAGIC: [u8; 5] = *b"SYNR\x02";
+const MAGIC: [u8; 5] = *b"SYNR\x03";
 
 /// What a machine is made of, less its secret.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,6 +31,7 @@ struct Head {
     creator: PeerId,
     terms: Terms,
     sums: Option<SumTerms>,
+    steps: Option<StepTerms>,
     config: Vec<u8>,
     journal: Vec<JournalEntry>,
     now: Time,
@@ -141,6 +143,7 @@ pub fn head(me: PeerId, info: &SessionInfo, journal: &[JournalEntry], now: Time)
         creator: info.creator,
         terms: info.terms.clone(),
         sums: info.sums,
+        steps: info.steps,
         config: info.config.to_vec(),
         journal: journal.to_vec(),
         now,
@@ -172,6 +175,7 @@ pub fn replay(mut bytes: &[u8], identity: Identity) -> Result<Replayed, ReplayEr
         creator: head.creator,
         terms: head.terms,
         sums: head.sums,
+        steps: head.steps,
         config: head.config.into(),
     };
     let mut machine = Machine::new(identity, info, head.journal, head.now);
@@ -304,6 +308,7 @@ mod tests {
             creator: identity().peer_id(),
             terms,
             sums: None,
+            steps: None,
             config: b"config"[..].into(),
         };
         let now = Time(1_000);

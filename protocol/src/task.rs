@@ -17,12 +17,14 @@ pub type JobId = u64;
 pub enum Task {
     /// Make the session's initial state from its seed. Every member must get the same bytes.
     Initialise,
-    /// Take the session's local steps from `base` on this institution's data and encode the pseudo-gradient.
+    /// Take local steps from `base` on this institution's data and encode the pseudo-gradient.
     Train {
         /// The round that the update is for.
         round: Round,
         /// The agreed state to start from.
         base: BlobId,
+        /// How many steps, where members take them by their speed; None: the session's number.
+        steps: Option<u32>,
     },
     /// Decode `updates` (sorted by peer), combine them by the session's rule and take the outer step from `base`.
     Aggregate {

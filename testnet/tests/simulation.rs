@@ -55,6 +55,22 @@ fn two_runs_of_a_seed_give_one_event_log_and_two_seeds_give_two() {
 }
 
 #[test]
+fn members_of_unlike_speed_finish_sooner_when_their_steps_go_by_it() {
+    for number in 1..=4 {
+        let time = |name| {
+            let report = run(&scenario(name, seed(number)), false);
+            check(&report);
+            report.virtual_ms
+        };
+        let (alike, by_speed) = (time("unlike_machines"), time("unlike_machines_by_speed"));
+        assert!(
+            4 * by_speed < 3 * alike,
+            "seed {number}: {by_speed} ms by speed, {alike} ms without"
+        );
+    }
+}
+
+#[test]
 fn a_scenario_scales_to_more_peers_and_other_rounds() {
     let overrides = Overrides {
         seed: Some(3),

@@ -40,7 +40,14 @@ impl World {
             let began = Instant::now();
             let mut tokens = 0;
             for member in members {
-                let result = self.run(*member, &Task::Train { round, base: state })?;
+                let result = self.run(
+                    *member,
+                    &Task::Train {
+                        round,
+                        base: state,
+                        steps: None,
+                    },
+                )?;
                 let TaskResult::Trained { payload, bytes, report } = result else {
                     bail!("no update")
                 };

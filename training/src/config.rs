@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 use synod_protocol::identity::BlobId;
+use synod_protocol::pace::StepTerms;
 
 use crate::layout::{Layout, Role};
 use crate::models::apertus::ApertusConfig;
@@ -46,6 +47,9 @@ pub struct TrainingConfig {
     pub stages: Vec<Stage>,
     /// What becomes of the inner optimizer's state between rounds.
     pub optimizer_state: OptimizerState,
+    /// Members take local steps by their measured speed, around `local_steps`, so that they finish together. None by
+    /// default: all take the same number, which is right among like machines.
+    pub local_steps_by_speed: Option<StepsBySpeed>,
 }
 
 impl Default for TrainingConfig {
@@ -64,7 +68,28 @@ impl Default for TrainingConfig {
             groups: GroupsConfig::default(),
             stages: Vec::new(),
             optimizer_state: OptimizerState::default(),
+            local_steps_by_speed: None,
         }
+    }
+}
+
+/// Bounds on local steps by speed; see [`synod_protocol::pace`].
+///
+/// Updates of unequal length pull the model towards members with many steps (FedNova: Wang et al., 2020). Each is therefore
+/// scaled by H/τ, as in their normalised averaging with τ_eff = H: the mean by tokens, which are in proportion to τ, then
+/// weighs every local step alike, and rules that compare updates compare like with like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StepsBySpeed {
+    /// The fewest steps that a member takes. 1: a very slow member still counts for what it does.
+    pub min: u32,
+    /// The most; left out: four times `local_steps`. Members that step long drift apart.
+    pub max: Option<u32>,
+}
+
+impl Default for StepsBySpeed {
+    fn default() -> Self {
+        Self { min: 1, max: None }
     }
 }
 
@@ -411,6 +436,10 @@ impl TrainingConfig {
         check_stages(&self.stages)?;
         finite_within("gradient_clip", self.gradient_clip, 1e-6, 1e6)?;
         within("local_steps", self.local_steps, 1, 1_000_000)?;
+        if let Some(StepTerms { least, most, .. }) = self.step_terms() {
+            within("local_steps_by_speed.min", least, 1, self.local_steps)?;
+            within("local_steps_by_speed.max", most, self.local_steps, 4_000_000)?;
+        }
         within("batch_sequences", self.batch_sequences, 1, 65_536)?;
         finite_within("heldout_fraction", self.heldout_fraction, 0.001, 0.9)?;
         within("evaluation_sequences", self.evaluation_sequences, 1, 1_000_000)?;
@@ -433,6 +462,15 @@ impl TrainingConfig {
             ModelConfig::Network(network) => network.layout(),
             ModelConfig::Synthetic(synthetic) => synthetic.layout(),
         }
+    }
+
+    /// What the machine has to know of steps by speed, where the session has them.
+    pub fn step_terms(&self) -> Option<StepTerms> {
+        self.local_steps_by_speed.map(|bounds| StepTerms {
+            nominal: self.local_steps,
+            least: bounds.min,
+            most: bounds.max.unwrap_or(self.local_steps.saturating_mul(4)),
+        })
     }
 
     /// Bytes of the inner optimizer's state that a member carries from round to round: 8 a parameter for AdamW, 0 where it
@@ -536,6 +574,20 @@ mod tests {
                     ..TrainingConfig::default()
                 },
                 "heldout_fraction is 1",
+            ),
+            (
+                TrainingConfig {
+                    local_steps_by_speed: Some(StepsBySpeed { min: 61, max: None }),
+                    ..TrainingConfig::default()
+                },
+                "local_steps_by_speed.min is 61 but must be between 1 and 60",
+            ),
+            (
+                TrainingConfig {
+                    local_steps_by_speed: Some(StepsBySpeed { min: 1, max: Some(59) }),
+                    ..TrainingConfig::default()
+                },
+                "local_steps_by_speed.max is 59",
             ),
             (
                 TrainingConfig {

@@ -10,6 +10,7 @@
 #[cfg(feature = "engine")]
 mod allocator;
 pub mod config;
+pub mod course;
 pub mod data;
 pub mod device;
 #[cfg(feature = "engine")]

@@ -7,6 +7,7 @@ use std::time::Instant;
 use burn::tensor::Device;
 
 use crate::config::TrainingConfig;
+use crate::course::Course;
 use crate::data::{Batch, DataSummary, Dataset, Order, Prefetch};
 use crate::device::Precision;
 use crate::evaluate::heldout_loss;
@@ -18,7 +19,6 @@ use crate::models::shape::DecoderShape;
 use crate::objectives::LossSum;
 use crate::optimizers::{Optimizer, StateError, StepInputs, clip_global_norm};
 use crate::randomness::StreamName;
-use crate::schedules::standing;
 use crate::second_gradient::{Ground, SecondGradient};
 use crate::trainer::{Continue, Evaluation, LocalRound, Progress, TrainError, Trained, Trainer};
 
@@ -119,10 +119,11 @@ impl Trainer for LanguageTrainer {
         progress: &mut dyn FnMut(Progress) -> Continue,
     ) -> Result<Trained, TrainError> {
         let LocalRound { round, start, .. } = local;
+        let course = Course::of(&self.config, &local);
         let layout = self.decoder().layout();
         TrainError::check_length(layout, start)?;
         let data = self.data.as_ref().ok_or(TrainError::NoData)?;
-        let steps = self.config.local_steps;
+        let steps = course.steps;
         let context = self.decoder().shape().context;
 
         let began = Instant::now();
@@ -135,15 +136,8 @@ impl Trainer for LanguageTrainer {
             seed: self.config.seed,
             member: self.member,
         };
-        // Rows are numbered through all rounds and stages: a member that restarts or joins late takes up the count.
-        let first = (round.max(1) - 1) * u64::from(steps);
-        let config = self.config.clone();
-        let rows = (first..first + u64::from(steps)).map(move |step| {
-            let now = standing(&config, step);
-            now.consumed_sequences..now.consumed_sequences + u64::from(now.batch_sequences)
-        });
         let mut batches = match self.privacy {
-            None => Some(Prefetch::of(data.clone(), order, rows)),
+            None => Some(Prefetch::of(data.clone(), order, course.rows(self.config.clone()))),
             Some(_) => None,
         };
         let (mut loss_sum, mut tokens) = (0f64, 0u64);
@@ -191,7 +185,7 @@ impl Trainer for LanguageTrainer {
             second.compute(optimizer.wants(), ground)?;
             second.remember(&optimizer, &parameters);
             let inputs = StepInputs {
-                step: first + u64::from(step),
+                step: course.session_step(step),
                 gradient: &mut gradient,
                 extra: second.of(optimizer.wants()),
                 tokens: match self.privacy {
@@ -232,6 +226,7 @@ impl Trainer for LanguageTrainer {
             steps,
             wall_ms: began.elapsed().as_millis() as u64,
             optimizer: optimizer.carried(self.config.optimizer_state),
+            consumed: course.consumed_after(&self.config),
         })
     }
 
@@ -254,7 +249,7 @@ impl Trainer for LanguageTrainer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{DecoderConfig, ModelConfig, OptimizerConfig};
+    use crate::config::{DecoderConfig, ModelConfig, OptimizerConfig, StepsBySpeed};
     use crate::data::Windows;
     use crate::optimizers::AdamWConfig;
     use crate::schedules::{Constant, ScheduleConfig};
@@ -413,6 +408,63 @@ mod tests {
         let start = trainer.initial_parameters();
         let trained = trainer.train(LocalRound::of(1, &start), &mut |_| Continue::Go).unwrap();
         assert_eq!(trained.tokens, (10 * 8 + 30 * 16) * 32);
+    }
+
+    #[test]
+    fn a_fast_member_takes_more_steps_and_goes_on_behind_the_rows_that_it_has_seen() {
+        let mut trainer = trainer(1);
+        trainer.config.local_steps_by_speed = Some(StepsBySpeed::default());
+        let start = trainer.initial_parameters();
+        let mut consumed = Some(0);
+        for (round, steps, expected) in [(1, 60, 480), (2, 10, 560)] {
+            let local = LocalRound {
+                steps: Some(steps),
+                consumed,
+                ..LocalRound::of(round, &start)
+            };
+            let trained = trainer.train(local, &mut |_| Continue::Go).unwrap();
+            assert_eq!((trained.steps, trained.consumed), (steps, Some(expected)));
+            consumed = trained.consumed;
+        }
+    }
+
+    #[test]
+    fn an_optimizer_that_is_carried_goes_on_and_one_of_another_session_is_refused() {
+        let mut trainer = trainer(1);
+        let start = trainer.initial_parameters();
+        let first = trainer.train(LocalRound::of(1, &start), &mut |_| Continue::Go).unwrap();
+        let second = LocalRound {
+            optimizer: &first.optimizer,
+            ..LocalRound::of(2, &first.parameters)
+        };
+        let carried = trainer.train(second, &mut |_| Continue::Go).unwrap().parameters;
+        assert!(carried != round(&mut trainer, 2, &first.parameters));
+        assert!(trainer.check_optimizer(&first.optimizer).is_ok());
+        trainer.config.optimizer = serde_json::from_str(r#"{"adamw": {"beta1": 0.8}}"#).unwrap();
+        assert!(matches!(
+            trainer.check_optimizer(&first.optimizer),
+            Err(StateError::Foreign)
+        ));
+        let error = trainer.train(second, &mut |_| Continue::Go).unwrap_err();
+        assert_eq!(error, TrainError::Optimizer(StateError::Foreign));
+    }
+
+    #[test]
+    fn every_optimizer_can_be_carried() {
+        for optimizer in OptimizerConfig::all() {
+            let mut trainer = trainer(1);
+            let key = optimizer.key();
+            (trainer.config.optimizer, trainer.config.local_steps) = (optimizer, 3);
+            let start = trainer.initial_parameters();
+            let first = trainer.train(LocalRound::of(1, &start), &mut |_| Continue::Go).unwrap();
+            let second = LocalRound {
+                optimizer: &first.optimizer,
+                ..LocalRound::of(2, &first.parameters)
+            };
+            let trained = trainer.train(second, &mut |_| Continue::Go).unwrap();
+            assert!(trained.parameters.iter().all(|value| value.is_finite()), "{key}");
+            assert_eq!(first.optimizer.len(), trained.optimizer.len(), "{key}");
+        }
     }
 
     #[test]

@@ -78,6 +78,17 @@ struct Carried {
     feedback: FeedbackState,
     /// The inner optimizer's state, or empty where it begins afresh.
     optimizer: Vec<u8>,
+    /// Sequences of data consumed in all rounds, where the member counts them.
+    consumed: Option<u64>,
+}
+
+/// What local steps leave for the member's next ones, and begin from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Before<'a> {
+    /// The inner optimizer's state; empty: it begins afresh.
+    pub optimizer: &'a [u8],
+    /// Sequences of data consumed in all rounds, where the member counts them and knows it.
+    pub consumed: Option<u64>,
 }
 
 /// A member's state after one round's update, as it is stored: `MAGIC`, `VERSION`, this in postcard, and then the
@@ -88,6 +99,7 @@ struct Stored {
     momentum: Vec<f32>,
     feedback: FeedbackState,
     released: Ledger,
+    consumed: Option<u64>,
     optimizer_bytes: u64,
 }
 
@@ -96,6 +108,14 @@ struct Stored {
 pub struct Ready {
     round: Round,
     carried: Carried,
+}
+
+impl Ready {
+    /// The same after local steps that have left the inner optimizer so, and consumed so many sequences in all.
+    pub fn after(mut self, optimizer: Vec<u8>, consumed: Option<u64>) -> Self {
+        (self.carried.optimizer, self.carried.consumed) = (optimizer, consumed);
+        self
+    }
 }
 
 /// The states after the last rounds that this member trained in.
@@ -177,8 +197,8 @@ impl MemberState {
 
     /// Whether there is nothing that has to be stored.
     pub fn is_stateless(&self) -> bool {
-        let carries_optimizer = self.after.values().any(|carried| !carried.optimizer.is_empty());
-        self.config.is_stateless() && !self.must_be_kept() && !carries_optimizer
+        let of_training = |carried: &Carried| !carried.optimizer.is_empty() || carried.consumed.is_some();
+        self.config.is_stateless() && !self.must_be_kept() && !self.after.values().any(of_training)
     }
 
     /// Whether what is stored must not be lost: an account of releases that began anew would promise too much.
@@ -203,12 +223,14 @@ impl MemberState {
             momentum,
             feedback,
             released,
+            consumed,
             ..
         } = stored;
         let carried = Carried {
             momentum,
             feedback,
             optimizer: optimizer.to_vec(),
+            consumed,
         };
         self.after.insert(round, carried);
         if self.releases() < count(&released) {
@@ -218,18 +240,21 @@ impl MemberState {
         Ok(())
     }
 
-    /// The inner optimizer's state that a round begins from; empty: it begins afresh. What is older is let go: a round
-    /// that has begun is the last one that may be trained again.
-    pub fn optimizer_before(&mut self, round: Round) -> &[u8] {
+    /// What a round's local steps begin from. What is older is let go: a round that has begun is the last one that may be
+    /// trained again.
+    pub fn before(&mut self, round: Round) -> Before<'_> {
         let before = self.after.range(..round).next_back().map(|(at, _)| *at);
         self.after.retain(|at, _| before.is_none_or(|before| *at >= before));
         let carried = before.and_then(|before| self.after.get(&before));
-        carried.map_or(&[], |carried| &carried.optimizer)
+        carried.map_or_else(Before::default, |carried| Before {
+            optimizer: &carried.optimizer,
+            consumed: carried.consumed,
+        })
     }
 
     /// Makes of a round's pseudo-gradient, in place, what is to be encoded: momentum first, then clipping and noise.
-    /// `optimizer` is the inner optimizer's state after the round. After an error nothing may be sent.
-    pub fn prepare(&mut self, round: Round, update: &mut [f32], optimizer: Vec<u8>) -> Result<Ready, ReleaseError> {
+    /// After an error nothing may be sent.
+    pub fn prepare(&mut self, round: Round, update: &mut [f32]) -> Result<Ready, ReleaseError> {
         let before = self.after.range(..round).next_back().map(|(_, carried)| carried);
         let beta = self.config.momentum;
         let mut momentum = Vec::new();
@@ -249,7 +274,8 @@ impl MemberState {
             carried: Carried {
                 momentum,
                 feedback,
-                optimizer,
+                optimizer: Vec::new(),
+                consumed: None,
             },
         })
     }
@@ -313,6 +339,7 @@ impl MemberState {
             momentum: Vec::new(),
             feedback: feedback(),
             optimizer: Vec::new(),
+            consumed: None,
         });
         Ok(to_bytes(round, &carried, &self.released))
     }
@@ -355,6 +382,7 @@ fn to_bytes(round: Round, carried: &Carried, released: &Ledger) -> Vec<u8> {
         momentum: carried.momentum.clone(),
         feedback: carried.feedback.clone(),
         released: released.clone(),
+        consumed: carried.consumed,
         optimizer_bytes: carried.optimizer.len() as u64,
     };
     let mut bytes = Vec::with_capacity(carried.optimizer.len() + 5 * carried.momentum.len() + 1024);
@@ -416,7 +444,7 @@ mod tests {
     fn round(state: &mut MemberState, round: Round, update: [f32; 2]) -> ([f32; 2], Vec<u8>) {
         let encoder = EncodingConfig::Int4 { block: 2 }.build();
         let (mut update, mut payload) = (update, Vec::new());
-        let ready = state.prepare(round, &mut update, Vec::new()).unwrap();
+        let ready = state.prepare(round, &mut update).unwrap();
         let bytes = state.encode(ready, encoder.as_ref(), &update, &mut payload);
         let mut sent = [0.0; 2];
         encoder.decode(&payload, &mut sent).unwrap();
@@ -432,7 +460,7 @@ mod tests {
     fn momentum_averages_and_begins_with_the_first_update() {
         let mut state = state(0.5, None);
         let mut after = |t, mut update: [f32; 2]| {
-            let ready = state.prepare(t, &mut update, Vec::new()).unwrap();
+            let ready = state.prepare(t, &mut update).unwrap();
             let encoder = EncodingConfig::F32.build();
             state.encode(ready, encoder.as_ref(), &update, &mut Vec::new());
             update
@@ -493,7 +521,7 @@ mod tests {
         assert_eq!(second.releases(), 2);
         // The same round once more counts once more: both tries may have been seen.
         round(&mut second, 2, [0.1, 0.2]);
-        let refused = second.prepare(3, &mut [0.1, 0.2], Vec::new()).unwrap_err();
+        let refused = second.prepare(3, &mut [0.1, 0.2]).unwrap_err();
         assert!(matches!(refused, ReleaseError::Spent { releases: 3, .. }), "{refused}");
     }
 
@@ -503,7 +531,7 @@ mod tests {
         let sent: Vec<[f32; 2]> = (1..=8)
             .map(|t| {
                 let mut update = [3.0, 4.0];
-                state.prepare(t, &mut update, Vec::new()).unwrap();
+                state.prepare(t, &mut update).unwrap();
                 update
             })
             .collect();
@@ -517,25 +545,26 @@ mod tests {
     #[test]
     fn an_optimizer_goes_on_from_the_round_before_also_when_a_round_is_trained_again() {
         let mut first = state(0.0, None);
-        assert!(first.is_stateless() && first.optimizer_before(1).is_empty());
+        assert!(first.is_stateless());
+        assert_eq!(first.before(1), Before::default());
         let mut stored = Vec::new();
         for t in [1u8, 2, 2, 5] {
-            let (before, again) = (
-                first.optimizer_before(t.into()).to_vec(),
-                first.optimizer_before(t.into()),
-            );
-            assert_eq!(before, again);
-            let ready = first.prepare(t.into(), &mut [0.0], vec![t; 3]).unwrap();
-            stored.push(first.keep(ready));
+            first.before(t.into());
+            let ready = first.prepare(t.into(), &mut [0.0]).unwrap();
+            stored.push(first.keep(ready.after(vec![t; 3], Some(t.into()))));
         }
         assert!(!first.is_stateless());
-        assert_eq!(first.optimizer_before(5), [2; 3]);
+        let after = |t: u8, optimizer: &'static [u8]| Before {
+            optimizer,
+            consumed: Some(t.into()),
+        };
+        assert_eq!(first.before(5), after(2, &[2; 3]));
         let mut second = state(0.0, None);
         for bytes in &stored[2..] {
             second.restore(bytes, 1, |_| Ok(())).unwrap();
         }
-        assert_eq!(second.optimizer_before(5), [2; 3]);
-        assert_eq!(second.optimizer_before(6), [5; 3]);
+        assert_eq!(second.before(5), after(2, &[2; 3]));
+        assert_eq!(second.before(6), after(5, &[5; 3]));
         let foreign = second.restore(&stored[0], 1, |_| Err(StateError::Foreign)).unwrap_err();
         assert!(foreign.reason.contains("another optimizer"), "{foreign}");
     }

@@ -80,6 +80,7 @@ impl Trainer for SyntheticTrainer {
         progress: &mut dyn FnMut(Progress) -> Continue,
     ) -> Result<Trained, TrainError> {
         let LocalRound { round, start, .. } = local;
+        let steps = local.steps.unwrap_or(self.steps).max(1);
         TrainError::check_length(&self.layout, start)?;
         let mut parameters = start.to_vec();
         let name = StreamName {
@@ -91,7 +92,7 @@ impl Trainer for SyntheticTrainer {
         };
         let mut rng = name.open();
         let (mut loss_sum, mut tokens) = (0f32, 0);
-        for step in 1..=self.steps {
+        for step in 1..=steps {
             let loss = half_mean_square(&parameters, &self.own_optimum);
             if !loss.is_finite() {
                 return Err(TrainError::Diverged { round, step, loss });
@@ -107,27 +108,24 @@ impl Trainer for SyntheticTrainer {
             tokens += self.samples_per_step;
             let now = Progress {
                 step,
-                steps: self.steps,
+                steps,
                 loss,
                 tokens,
                 tokens_per_second: None,
             };
             if progress(now) == Continue::Stop {
-                return Err(TrainError::Stopped {
-                    round,
-                    step,
-                    steps: self.steps,
-                });
+                return Err(TrainError::Stopped { round, step, steps });
             }
         }
-        let train_loss = loss_sum / self.steps as f32;
+        let train_loss = loss_sum / steps as f32;
         Ok(Trained {
             parameters,
             train_loss,
             tokens,
-            steps: self.steps,
-            wall_ms: u64::from(self.steps),
+            steps,
+            wall_ms: u64::from(steps),
             optimizer: Vec::new(),
+            consumed: None,
         })
     }
 

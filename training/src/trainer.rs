@@ -45,6 +45,10 @@ pub struct LocalRound<'a> {
     /// The inner optimizer's state after this member's last round, which [`Trainer::check_optimizer`] has passed; empty:
     /// it begins afresh.
     pub optimizer: &'a [u8],
+    /// Local steps, where the session lets members take them by their speed; none: the session's number.
+    pub steps: Option<u32>,
+    /// Sequences that this member has consumed in its rounds before, as [`Trained::consumed`] said; none: not known.
+    pub consumed: Option<u64>,
 }
 
 impl<'a> LocalRound<'a> {
@@ -54,6 +58,8 @@ impl<'a> LocalRound<'a> {
             round,
             start,
             optimizer: &[],
+            steps: None,
+            consumed: None,
         }
     }
 }
@@ -97,6 +103,8 @@ pub struct Trained {
     pub wall_ms: u64,
     /// The inner optimizer's state for the member's next round; empty where the session lets it begin afresh.
     pub optimizer: Vec<u8>,
+    /// Sequences that the member has consumed in all its rounds; none where the round's number tells it.
+    pub consumed: Option<u64>,
 }
 
 /// A loss and how much data it was measured on.

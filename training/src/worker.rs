@@ -7,12 +7,13 @@ use synod_aggregation::privacy::secure_sum::{GroupMean, MIN_MEMBERS};
 use synod_aggregation::{CombineError, Combiner, OuterState, PayloadVerdict, VerdictOutcome};
 use synod_aggregation::{Contribution, RuleConfig, Verdict};
 use synod_protocol::identity::{BlobId, PeerId};
+use synod_protocol::pace::StepTerms;
 use synod_protocol::sum::{OpenSum, SumResult, SumScope, SumTask};
 use synod_protocol::task::{
     MemberVerdict, Outcome, Round, Share, Task, TaskFailure, TaskResult, TrainReport, UpdateRef,
 };
 
-use crate::member_state::{MemberState, MemberStateConfig, MemberStateError, Ready, ReleaseError};
+use crate::member_state::{Before, MemberState, MemberStateConfig, MemberStateError, Ready, ReleaseError};
 use crate::secure_sum::{self, Draw, Held, SumBench};
 use crate::trainer::{Continue, Evaluation, LocalRound, Progress, TrainError, Trainer};
 
@@ -47,6 +48,8 @@ pub struct Worker {
     mixing: Option<MixingConfig>,
     /// Its part in secure sums, in a session that has them.
     sums: Option<SumBench>,
+    /// The session's local steps, where members take theirs by their speed: updates are brought to this number.
+    nominal_steps: Option<u32>,
 }
 
 impl Worker {
@@ -60,7 +63,15 @@ impl Worker {
             own: MemberState::new(MemberStateConfig::default()),
             mixing: None,
             sums: None,
+            nominal_steps: None,
         }
+    }
+
+    /// The same worker in a session whose members take steps by their speed: each update is scaled as if it had taken the
+    /// session's number (FedNova; see [`StepsBySpeed`](crate::config::StepsBySpeed)).
+    pub fn by_speed(mut self, steps: Option<StepTerms>) -> Self {
+        self.nominal_steps = steps.map(|terms| terms.nominal);
+        self
     }
 
     /// The same worker in a session without a coordinator: its updates are whole models, and it mixes them so.
@@ -123,7 +134,7 @@ impl Worker {
     ) -> Result<Done, TaskFailure> {
         match task {
             Task::Initialise => Ok(self.initialise()),
-            Task::Train { round, base } => self.train(*round, base, read, progress),
+            Task::Train { round, base, steps } => self.train(*round, base, *steps, read, progress),
             Task::Aggregate { base, updates, .. } => self.aggregate(base, updates, read),
             Task::Evaluate { state, .. } => self.evaluate(state, read),
             Task::Mix { own, neighbours, .. } => self.mix(own.as_ref(), neighbours, read),
@@ -145,16 +156,20 @@ impl Worker {
         &mut self,
         round: u64,
         base: &BlobId,
+        steps: Option<u32>,
         read: &mut ReadBlob<'_>,
         progress: &mut OnProgress<'_>,
     ) -> Result<Done, TaskFailure> {
         self.own.may_be_summed().map_err(released)?;
         let state = self.take_state(base, read)?;
         let heldout = self.measure(base, &state.parameters);
+        let Before { optimizer, consumed } = self.own.before(round);
         let local = LocalRound {
             round,
             start: &state.parameters,
-            optimizer: self.own.optimizer_before(round),
+            optimizer,
+            steps,
+            consumed,
         };
         let trained = self.trainer.train(local, progress);
         let update = heldout
@@ -169,14 +184,18 @@ impl Worker {
                     steps: trained.steps,
                     wall_ms: trained.wall_ms,
                 };
-                let update = match self.mixing {
+                let mut update = match self.mixing {
                     Some(_) => trained.parameters,
                     None => pseudo_gradient(&state.parameters, &trained.parameters),
                 };
-                (update, trained.optimizer, report)
+                if let Some(nominal) = self.nominal_steps.filter(|nominal| *nominal != trained.steps) {
+                    let scale = nominal as f32 / trained.steps as f32;
+                    update.iter_mut().for_each(|value| *value *= scale);
+                }
+                (update, (trained.optimizer, trained.consumed), report)
             });
         self.current = Some((*base, state));
-        let (mut update, optimizer, report) = update.map_err(environment)?;
+        let (mut update, (optimizer, consumed), report) = update.map_err(environment)?;
         if !update.iter().all(|value| value.is_finite()) {
             return Err(environment(TrainError::Diverged {
                 round,
@@ -184,8 +203,8 @@ impl Worker {
                 loss: report.train_loss,
             }));
         }
-        let ready = self.own.prepare(round, &mut update, optimizer);
-        let ready = ready.map_err(released)?;
+        let ready = self.own.prepare(round, &mut update);
+        let ready = ready.map_err(released)?.after(optimizer, consumed);
         if self.sums.is_some() {
             return Ok(self.hold(ready, round, update, report));
         }

@@ -7,6 +7,7 @@ use crate::identity::BlobId;
 use crate::journal::JournalEntry;
 use crate::machine::{Job, Machine};
 use crate::message::{Message, UpdateClaim};
+use crate::pace::local_steps;
 use crate::round::exchanging::Lead;
 use crate::session::Role;
 use crate::signed::Signed;
@@ -52,11 +53,14 @@ impl Machine {
             .is_some_and(|failed| self.now < failed.again_at);
         if !waits && !examining && !self.has_job(&Job::Train) {
             let round = self.round();
+            let steps = self.info.steps;
+            let steps = steps.map(|terms| local_steps(&terms, &self.chain, self.me));
             self.compute(
                 Job::Train,
                 Task::Train {
                     round,
                     base: base.state,
+                    steps,
                 },
             );
         }

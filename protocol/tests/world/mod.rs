@@ -171,6 +171,7 @@ impl World {
             creator: self.creator,
             terms: self.terms.clone(),
             sums: None,
+            steps: None,
             config: Arc::from(&b"config"[..]),
         };
         let node = self.nodes.get_mut(&peer).unwrap();

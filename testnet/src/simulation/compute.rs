@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use synod_aggregation::Combiner;
 use synod_protocol::identity::PeerId;
 use synod_protocol::sum::SumTask;
-use synod_protocol::task::{JobId, Task, TaskFailure};
+use synod_protocol::task::{JobId, Task, TaskFailure, TaskResult};
 use synod_training::config::ModelConfig;
 use synod_training::synthetic::SyntheticTrainer;
 use synod_training::{Continue, Done, Worker};
@@ -24,6 +24,10 @@ pub struct Bench {
     speed: f64,
     /// A spell of slowness: by what factor, and until when.
     slow: (f64, u64),
+    /// The session's local steps: what the time of training is for.
+    local_steps: u32,
+    /// How long the running task takes, where training by speed has to report it.
+    running_ms: u64,
     queue: VecDeque<(JobId, Task)>,
     /// Salts training so that a restarted peer does not repeat itself.
     incarnation: u64,
@@ -49,6 +53,7 @@ pub fn worker(scenario: &Scenario, member: PeerId) -> Worker {
     };
     let worker = Worker::new(Box::new(trainer), combiner)
         .carrying(scenario.worker, &scenario.privacy)
+        .by_speed(training.step_terms())
         .of_member(member, &scenario.privacy)
         .drawing(Box::new(draw));
     match scenario.is_mixing() {
@@ -58,15 +63,20 @@ pub fn worker(scenario: &Scenario, member: PeerId) -> Worker {
 }
 
 impl Bench {
-    /// An idle bench.
-    pub fn new(scenario: &Scenario, member: PeerId, mut dice: Dice) -> Self {
-        let speed = 1.0 + scenario.compute.spread * dice.unit();
+    /// An idle bench of the peer with this index.
+    pub fn new(scenario: &Scenario, index: usize, member: PeerId, mut dice: Dice) -> Self {
+        let fixed = index
+            .checked_rem(scenario.compute.factors.len())
+            .map(|at| scenario.compute.factors[at]);
+        let speed = (1.0 + scenario.compute.spread * dice.unit()) * fixed.unwrap_or(1.0);
         Self {
             worker: worker(scenario, member),
             config: scenario.compute.clone(),
             dice,
             speed,
             slow: (1.0, 0),
+            local_steps: scenario.local_steps,
+            running_ms: 0,
             queue: VecDeque::new(),
             incarnation: 0,
         }
@@ -102,9 +112,10 @@ impl Bench {
     pub fn finish(&mut self, blobs: &Blobs, now_ms: u64) -> Option<(Task, Result<Done, TaskFailure>, Option<u64>)> {
         let (_, task) = self.queue.pop_front()?;
         let salted = match &task {
-            Task::Train { round, base } if !self.config.repeats => Task::Train {
+            Task::Train { round, base, steps } if !self.config.repeats => Task::Train {
                 round: round + (self.incarnation << 32),
                 base: *base,
+                steps: *steps,
             },
             // The worker asks whether the update that it holds is of this round.
             Task::Sum(sum) if !self.config.repeats => {
@@ -122,7 +133,13 @@ impl Bench {
                 .map(|bytes| bytes.to_vec())
                 .ok_or_else(|| format!("blob {id} is not in the store"))
         };
-        let done = self.worker.run(&salted, &mut read, &mut |_| Continue::Go);
+        let mut done = self.worker.run(&salted, &mut read, &mut |_| Continue::Go);
+        // The trainer makes its time up; steps by speed need that of the simulated machine.
+        if let (Task::Train { steps: Some(_), .. }, Ok(done)) = (&salted, &mut done)
+            && let TaskResult::Trained { report, .. } = &mut done.result
+        {
+            report.wall_ms = self.running_ms;
+        }
         let next = (!self.queue.is_empty()).then(|| self.duration_ms(now_ms));
         Some((task, done, next))
     }
@@ -136,11 +153,15 @@ impl Bench {
 
     fn duration_ms(&mut self, now_ms: u64) -> u64 {
         let base = match self.queue.front() {
-            Some((_, Task::Train { .. })) => self.config.train_ms,
+            Some((_, Task::Train { steps, .. })) => {
+                let steps = steps.unwrap_or(self.local_steps);
+                self.config.train_ms * u64::from(steps) / u64::from(self.local_steps)
+            }
             Some((_, Task::Aggregate { .. } | Task::Mix { .. } | Task::Sum(_))) => self.config.aggregate_ms,
             _ => self.config.other_ms,
         };
         let slow = if now_ms < self.slow.1 { self.slow.0 } else { 1.0 };
-        (base as f64 * self.speed * slow * (1.0 + self.config.jitter * self.dice.unit())) as u64
+        self.running_ms = (base as f64 * self.speed * slow * (1.0 + self.config.jitter * self.dice.unit())) as u64;
+        self.running_ms
     }
 }

@@ -9,7 +9,7 @@ use synod_aggregation::privacy::PrivacyConfig;
 use synod_aggregation::{Composition, EncodingConfig, MixingConfig, OuterConfig, PreAggregationConfig, RuleConfig};
 use synod_protocol::session::{Terms, Topology};
 use synod_training::MemberStateConfig;
-use synod_training::config::{ModelConfig, SyntheticConfig, TrainingConfig};
+use synod_training::config::{ModelConfig, StepsBySpeed, SyntheticConfig, TrainingConfig};
 
 use super::adversary::AdversaryConfig;
 use super::faults::{FaultConfig, RandomFaults};
@@ -64,6 +64,9 @@ pub struct Scenario {
     /// Local steps a round.
     #[serde(default = "ten")]
     pub local_steps: u32,
+    /// Members take steps by their measured speed, within these bounds.
+    #[serde(default)]
+    pub local_steps_by_speed: Option<StepsBySpeed>,
     /// The network.
     #[serde(default)]
     pub network: NetworkConfig,
@@ -102,6 +105,9 @@ pub struct ComputeConfig {
     pub other_ms: u64,
     /// Peers are slower than speed 1 by a factor between 1 and 1 + this, drawn once a peer.
     pub spread: f64,
+    /// By what factor each peer is slower beside that, peer 0 first, and again from the beginning where there are more peers;
+    /// none: 1 for all.
+    pub factors: Vec<f64>,
     /// Each task takes up to this share longer, drawn a task.
     pub jitter: f64,
     /// Whether a peer that trains a round again after a restart gets the same update. GPUs do not promise it.
@@ -115,6 +121,7 @@ impl Default for ComputeConfig {
             aggregate_ms: 50,
             other_ms: 20,
             spread: 0.3,
+            factors: Vec::new(),
             jitter: 0.1,
             repeats: false,
         }
@@ -256,6 +263,7 @@ impl Scenario {
         TrainingConfig {
             model: ModelConfig::Synthetic(self.objective.clone()),
             local_steps: self.local_steps,
+            local_steps_by_speed: self.local_steps_by_speed,
             seed: self.seed >> 1,
             ..TrainingConfig::default()
         }
@@ -335,6 +343,14 @@ impl Scenario {
             let neighbours = neighbours.map_err(|reason| ("terms.topology", reason.to_string()))?;
             let fits = self.mixing.check(neighbours);
             fits.map_err(|reason| ("mixing", reason.to_string()))?;
+        }
+        if let Some(factor) = self
+            .compute
+            .factors
+            .iter()
+            .find(|factor| !(0.001..=1000.0).contains(*factor))
+        {
+            return Err(("compute.factors", format!("{factor} must lie between 0.001 and 1000")));
         }
         share("network.loss", self.network.loss)?;
         share("network.duplicate", self.network.duplicate)?;

@@ -156,6 +156,7 @@ impl<'a> World<'a> {
             creator: ids[0],
             terms: scenario.terms.clone(),
             sums: sum_terms(&scenario.privacy, &scenario.composition()),
+            steps: scenario.training().step_terms(),
             config: config.into(),
         };
         let permission = Permission {
@@ -182,7 +183,12 @@ impl<'a> World<'a> {
                     let dice = Dice::new(seed, &format!("adversary {at}"));
                     Adversary::new(config.does, identity.clone(), info.session, scenario.encoding, dice)
                 });
-                let bench = Bench::new(scenario, identity.peer_id(), Dice::new(seed, &format!("bench {at}")));
+                let bench = Bench::new(
+                    scenario,
+                    at,
+                    identity.peer_id(),
+                    Dice::new(seed, &format!("bench {at}")),
+                );
                 Peer::new(identity, bench, adversary)
             })
             .collect();

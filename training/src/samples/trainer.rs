@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::Samples;
 use crate::config::TrainingConfig;
+use crate::course::Course;
 use crate::example_privacy::ExamplePrivacy;
 use crate::layout::Layout;
 use crate::models::network::{Network, NetworkConfig};
@@ -103,15 +104,15 @@ impl Trainer for SampleTrainer {
         progress: &mut dyn FnMut(Progress) -> Continue,
     ) -> Result<Trained, TrainError> {
         let LocalRound { round, start, .. } = local;
+        let course = Course::of(&self.config, &local);
         TrainError::check_length(self.layout(), start)?;
         if self.training.is_empty() {
             return Err(TrainError::NoData);
         }
-        let (began, steps) = (Instant::now(), self.config.local_steps);
+        let (began, steps) = (Instant::now(), course.steps);
         let mut optimizer = Optimizer::of_round(&self.config, self.layout(), local)?;
         let mut parameters = start.to_vec();
         let mut gradient = vec![0.0; parameters.len()];
-        let first = (round.max(1) - 1) * u64::from(steps);
         let (mut loss_sum, mut tokens) = (0f64, 0u64);
         for step in 0..steps {
             let name = StreamName {
@@ -134,7 +135,7 @@ impl Trainer for SampleTrainer {
                 });
             }
             let inputs = StepInputs {
-                step: first + u64::from(step),
+                step: course.session_step(step),
                 gradient: &mut gradient,
                 extra: None,
                 tokens: u64::from(self.config.batch_sequences),
@@ -165,6 +166,7 @@ impl Trainer for SampleTrainer {
             steps,
             wall_ms: began.elapsed().as_millis() as u64,
             optimizer: optimizer.carried(self.config.optimizer_state),
+            consumed: None,
         })
     }
 
@@ -183,7 +185,7 @@ mod tests {
     use super::*;
     use crate::config::OptimizerState;
     use crate::models::network::NetworkKind;
-    use crate::optimizers::{Extra, OptimizerConfig, SgdConfig};
+    use crate::optimizers::{Extra, OptimizerConfig, ScheduleFreeConfig, SgdConfig};
     use crate::samples::read_samples;
     use crate::schedules::{Constant, ScheduleConfig};
     use std::path::PathBuf;
@@ -297,6 +299,28 @@ mod tests {
         assert_eq!(run(OptimizerState::Carry, 10, 4), whole);
         let (fresh, nothing) = run(OptimizerState::Fresh, 10, 4);
         assert!(fresh != whole.0 && nothing.is_empty());
+    }
+
+    #[test]
+    fn schedule_free_begins_its_mean_again_where_the_outer_step_has_led() {
+        let (network, samples) = plane();
+        let config = TrainingConfig {
+            optimizer: OptimizerConfig::ScheduleFree(ScheduleFreeConfig::default()),
+            local_steps: 1,
+            ..TrainingConfig::default()
+        };
+        let mut trainer = SampleTrainer::new(&config, &network, [1; 32], Some(samples));
+        let start = trainer.initial_parameters();
+        let first = trainer.train(LocalRound::of(1, &start), &mut |_| Continue::Go).unwrap();
+        let far: Vec<f32> = first.parameters.iter().map(|value| value + 10.0).collect();
+        let local = LocalRound {
+            optimizer: &first.optimizer,
+            ..LocalRound::of(2, &far)
+        };
+        let second = trainer.train(local, &mut |_| Continue::Go).unwrap();
+        for (value, far) in second.parameters.iter().zip(&far) {
+            assert!((value - far).abs() < 0.1, "{value} {far}");
+        }
     }
 
     /// The majority class is 76 % of a9a; logistic regression is known to reach 85 %.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use synod_aggregation::{EncodingConfig, OuterConfig, RuleConfig};
 
 use super::*;
-use crate::config::{ModelConfig, SyntheticConfig, TrainingConfig};
+use crate::config::{ModelConfig, StepsBySpeed, SyntheticConfig, TrainingConfig};
 use crate::models::network::{NetworkConfig, NetworkKind};
 use crate::samples::{SampleTrainer, Samples};
 use crate::synthetic::SyntheticTrainer;
@@ -59,7 +59,14 @@ impl World {
     }
 
     fn train(&mut self, member: usize, round: u64, base: BlobId) -> UpdateRef {
-        match self.run(member, &Task::Train { round, base }) {
+        match self.run(
+            member,
+            &Task::Train {
+                round,
+                base,
+                steps: None,
+            },
+        ) {
             Ok(TaskResult::Trained { payload, bytes, report }) => UpdateRef {
                 peer: PeerId([member as u8; 32]),
                 payload,
@@ -138,7 +145,9 @@ fn session_of_planes(restarts: bool, spoil: fn(&mut Vec<u8>)) -> (BlobId, Vec<St
         ..TrainingConfig::default()
     };
     let worker = |member: u8| {
-        let features: Vec<f32> = (0..100).map(|i| (i * (37 + u32::from(member)) % 101) as f32 / 50.0 - 1.0).collect();
+        let features: Vec<f32> = (0..100)
+            .map(|i| (i * (37 + u32::from(member)) % 101) as f32 / 50.0 - 1.0)
+            .collect();
         let labels = features.chunks(2).map(|x| 3.0 * x[0] - x[1]).collect();
         let samples = Samples::new(features, labels, 2).unwrap();
         let trainer = SampleTrainer::new(&config, &network, [member; 32], Some(samples));
@@ -159,11 +168,20 @@ fn session_of_planes(restarts: bool, spoil: fn(&mut Vec<u8>)) -> (BlobId, Vec<St
                 spoil(bytes);
                 world.workers[1].restore_member_state(bytes).err()
             };
-            complaints = stored.iter_mut().skip(1).filter_map(complaint).map(|error| error.to_string()).collect();
+            complaints = stored
+                .iter_mut()
+                .skip(1)
+                .filter_map(complaint)
+                .map(|error| error.to_string())
+                .collect();
         }
         let updates = (0..3).map(|member| world.train(member, round, state)).collect();
         stored.push(world.last_member_state[&1].clone());
-        let task = Task::Aggregate { round, base: state, updates };
+        let task = Task::Aggregate {
+            round,
+            base: state,
+            updates,
+        };
         let Ok(TaskResult::Aggregated { state: next, .. }) = world.run(0, &task) else {
             panic!("three updates settle")
         };
@@ -178,8 +196,59 @@ fn a_member_that_carries_its_optimizer_goes_on_after_a_restart_as_if_there_had_b
     assert_eq!(session_of_planes(true, |_| ()), through);
     let (lost, complaints) = session_of_planes(true, |bytes| _ = bytes.pop());
     assert_ne!(lost, through.0, "it has begun afresh");
-    assert!(complaints.iter().all(|text| text.contains("optimizer's state")), "{complaints:?}");
+    assert!(
+        complaints.iter().all(|text| text.contains("optimizer's state")),
+        "{complaints:?}"
+    );
     assert_eq!(complaints.len(), 2);
+}
+
+/// A member's update of round 1 by so many steps, each short beside the way to its optimum.
+fn update_of(steps: u32, terms: Option<StepTerms>) -> Vec<f32> {
+    let objective = SyntheticConfig {
+        noise: 0.0,
+        learning_rate: 1e-5,
+        ..SyntheticConfig::default()
+    };
+    let mut world = World::new(1);
+    let trainer = SyntheticTrainer::new(&objective, &TrainingConfig::default(), [0; 32]);
+    let combiner = Combiner::new(&RuleConfig::Mean, &EncodingConfig::F32, OuterConfig::default());
+    world.workers[0] = Worker::new(Box::new(trainer), combiner).by_speed(terms);
+    let task = Task::Train {
+        round: 1,
+        base: world.initialise(0),
+        steps: Some(steps),
+    };
+    let Ok(TaskResult::Trained { payload, report, .. }) = world.run(0, &task) else {
+        panic!("it trains")
+    };
+    assert_eq!(report.steps, steps);
+    let mut update = vec![0.0; 64];
+    EncodingConfig::F32
+        .build()
+        .decode(&world.store[&payload], &mut update)
+        .unwrap();
+    update
+}
+
+#[test]
+fn an_update_of_more_or_fewer_steps_is_brought_to_the_sessions_number() {
+    let terms = TrainingConfig {
+        local_steps_by_speed: Some(StepsBySpeed::default()),
+        ..TrainingConfig::default()
+    }
+    .step_terms();
+    let nominal = update_of(60, terms);
+    for steps in [15, 240] {
+        let (scaled, plain) = (update_of(steps, terms), update_of(steps, None));
+        for ((scaled, plain), nominal) in scaled.iter().zip(&plain).zip(&nominal) {
+            assert!((scaled / nominal - 1.0).abs() < 0.01, "{scaled} {nominal}");
+            assert!(
+                (plain / nominal - steps as f32 / 60.0).abs() < 0.05,
+                "{plain} {nominal}"
+            );
+        }
+    }
 }
 
 #[test]
@@ -242,6 +311,7 @@ fn missing_blobs_and_too_few_updates_are_failures_of_their_own_kind() {
             &Task::Train {
                 round: 1,
                 base: nowhere,
+                steps: None,
             },
         )
         .unwrap_err();
@@ -254,7 +324,15 @@ fn training_that_is_stopped_says_so() {
     let base = world.initialise(0);
     let store = world.store.clone();
     let mut read = |id: &BlobId| store.get(id).cloned().ok_or_else(String::new);
-    let failure = world.workers[0].run(&Task::Train { round: 7, base }, &mut read, &mut |_| Continue::Stop);
+    let failure = world.workers[0].run(
+        &Task::Train {
+            round: 7,
+            base,
+            steps: None,
+        },
+        &mut read,
+        &mut |_| Continue::Stop,
+    );
     let Err(TaskFailure::Environment(text)) = failure else {
         panic!("{failure:?}")
     };
