@@ -139,9 +139,9 @@ pub enum SessionCommand {
         after_help = "Examples:\n  node session create --preset tiny --name first --data /srv/texts\n  node session create mine.toml --data /srv/texts --data /srv/more.parquet\n  node session create --preset small --tokenizer tokenizer.json --data /srv/texts\n  node session create --preset tiny --show > mine.toml    # a file to start from\n  node session create mine.toml --trust server=no,members=no,privacy=no --data /srv/texts\n\nPresets: tiny (a demonstration, minutes on a CPU), small (ten million parameters), synthetic (no data needed)."
     )]
     Create(CreateArgs),
-    /// Draw the learning rate that a session file asks for, step by step. Asks no node.
+    /// Draw the learning rate that a session, or a session file, asks for, step by step. Only --session asks the node.
     #[command(
-        after_help = "Examples:\n  node session schedule mine.toml\n  node session schedule --preset small --svg rate.svg\n  node session schedule mine.toml --json | jq '.[-1].learning_rate'"
+        after_help = "Examples:\n  node session schedule mine.toml\n  node session schedule --preset small --svg rate.svg\n  node session schedule mine.toml --json | jq '.[-1].learning_rate'\n  node session schedule --session first --csv > rate.csv"
     )]
     Schedule(ScheduleArgs),
     /// List this node's sessions.
@@ -311,17 +311,23 @@ pub struct CreateArgs {
 #[derive(Debug, Args)]
 pub struct ScheduleArgs {
     /// The session file.
-    #[arg(required_unless_present = "preset", conflicts_with = "preset")]
+    #[arg(required_unless_present_any = ["preset", "session"], conflicts_with_all = ["preset", "session"])]
     pub file: Option<PathBuf>,
     /// A file that comes with the program: tiny, small or synthetic.
     #[arg(long)]
     pub preset: Option<String>,
+    /// A session that this node is in, by name or id.
+    #[arg(long, conflicts_with = "preset")]
+    pub session: Option<String>,
     /// Write the drawing as an SVG file. Overwrites nothing.
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
     /// Print the steps as JSON.
     #[arg(long)]
     pub json: bool,
+    /// Print the steps as comma-separated values.
+    #[arg(long, conflicts_with = "json")]
+    pub csv: bool,
 }
 
 /// `node invite`
@@ -612,7 +618,7 @@ fn dispatch(cli: Cli, drill: Option<Drill>) -> Outcome {
         Command::Init(args) => commands::init::run(&dir, &args, terminal),
         Command::Start(args) => commands::start::run(dir, &args, drill, terminal),
         Command::Session(SessionCommand::Create(args)) => commands::session::create(&dir, &args, terminal),
-        Command::Session(SessionCommand::Schedule(args)) => commands::session::schedule(&args, terminal),
+        Command::Session(SessionCommand::Schedule(args)) => commands::session::schedule(&dir, &args, terminal),
         Command::Session(SessionCommand::List(args)) => commands::session::list(&dir, &args, terminal),
         Command::Session(SessionCommand::Show(args)) => commands::session::show(&dir, &args, terminal),
         Command::Tokenizer(TokenizerCommand::Train(args)) => commands::tokenizer::train(&args, terminal),

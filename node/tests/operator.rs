@@ -177,6 +177,28 @@ fn sessions_are_created_listed_and_shown_and_bad_ones_refused() {
 }
 
 #[test]
+fn a_schedule_is_drawn_of_a_file_a_preset_or_a_session() {
+    let node = Node::running();
+    assert!(node.ok("session schedule --preset tiny").starts_with("learning rate"));
+    let csv = node.ok("session schedule --preset synthetic --csv");
+    let rows = node.json("session schedule --preset synthetic --json");
+    assert!(csv.starts_with("step,round,factor,learning_rate,"), "{csv}");
+    assert_eq!(csv.lines().count(), rows.as_array().unwrap().len() + 1);
+    node.ok("session create --preset synthetic --name first");
+    assert_eq!(node.ok("session schedule --session first --csv"), csv);
+    let drawing = node.home.path().join("rate.svg");
+    let draw = format!("session schedule --preset tiny --svg {}", drawing.display());
+    node.ok(&draw);
+    assert!(std::fs::read_to_string(&drawing).unwrap().starts_with("<svg"));
+    node.refused(&draw, 1, &["--svg", "rate.svg"]);
+    node.refused("session schedule --session second", 1, &["no session `second`"]);
+    node.refused("session schedule nowhere.toml", 1, &["nowhere.toml", "cannot read"]);
+    for line in ["session schedule", "session schedule --preset tiny --csv --json"] {
+        assert_eq!(node.say(line).code, 1, "{line}");
+    }
+}
+
+#[test]
 fn every_wrong_key_has_its_own_refusal() {
     let (issuer, joiner, third) = (Node::running(), Node::running(), Node::running());
     issuer.ok("session create --preset synthetic --name first");

@@ -92,27 +92,43 @@ fn text(file: Option<&PathBuf>, preset_name: Option<&String>) -> Outcome<(String
 }
 
 /// `node session schedule`
-pub fn schedule(args: &ScheduleArgs, terminal: Terminal) -> Outcome {
-    let (place, text) = text(args.file.as_ref(), args.preset.as_ref())?;
-    let file = session_as_written(&place, &text).map_err(Failure::user)?;
-    file.training
-        .check()
-        .map_err(|error| Failure::user(format!("{place}: {error}")))?;
-    let steps = file
-        .protocol
-        .rounds
-        .saturating_mul(u64::from(file.training.local_steps));
-    let rows = schedules::table(&file.training, steps, schedules::MOST_ROWS);
+pub fn schedule(dir: &DataDir, args: &ScheduleArgs, terminal: Terminal) -> Outcome {
+    let (training, rounds) = match &args.session {
+        Some(session) => {
+            let config = config_of(dir, session)?;
+            (config.training, config.protocol.rounds)
+        }
+        None => {
+            let (place, text) = text(args.file.as_ref(), args.preset.as_ref())?;
+            let file = session_as_written(&place, &text).map_err(Failure::user)?;
+            let checked = file.training.check();
+            checked.map_err(|error| Failure::user(format!("{place}: {error}")))?;
+            (file.training, file.protocol.rounds)
+        }
+    };
+    let steps = rounds.saturating_mul(u64::from(training.local_steps));
+    let rows = schedules::table(&training, steps, schedules::MOST_ROWS);
     if let Some(path) = &args.svg {
         std::fs::File::create_new(path)
             .and_then(|mut svg| svg.write_all(schedules::svg(&rows).as_bytes()))
             .map_err(|error| Failure::user(format!("--svg {}: {error}", path.display())))?;
     }
-    match args.json {
-        true => terminal.print_json(&rows),
-        false => terminal.print(schedules::chart(&rows).trim_end()),
+    match (args.json, args.csv) {
+        (true, _) => terminal.print_json(&rows),
+        (false, true) => terminal.print(schedules::csv(&rows).trim_end()),
+        (false, false) => terminal.print(schedules::chart(&rows).trim_end()),
     }
     Ok(())
+}
+
+/// The configuration of a session that this node is in, from the running node.
+fn config_of(dir: &DataDir, session: &str) -> Outcome<SessionConfig> {
+    let (client, path) = (client(dir)?, session_path(session, "/config"));
+    let view: ConfigView = converse(async { client.get(&path).await })?;
+    let unreadable =
+        || Failure::environment("the node's answer is no session configuration of this version: restart it");
+    let bytes = hex::decode(&view.canonical_hex).map_err(|_| unreadable())?;
+    SessionConfig::from_bytes(&bytes).map_err(|_| unreadable())
 }
 
 /// `node session list`

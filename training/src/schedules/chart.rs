@@ -1,5 +1,5 @@
-//! A schedule's learning rate over steps, drawn with characters for the terminal and as an SVG file.
-//! It draws rows of [`super::table`] and computes nothing of the schedule itself.
+//! A schedule's learning rate over steps, drawn with characters for the terminal and as an SVG file, or written as CSV.
+//! It shows rows of [`super::table`] and computes nothing of the schedule itself.
 
 use std::fmt::Write;
 
@@ -51,6 +51,26 @@ pub fn chart(rows: &[Row]) -> String {
             text,
             "{:>11}from step {} on (or shortly before): {} sequences a batch",
             "", change.step, change.batch_sequences
+        );
+    }
+    text
+}
+
+/// The rows as comma-separated values (RFC 4180), a line a row below the names of the columns.
+pub fn csv(rows: &[Row]) -> String {
+    let mut text = String::from("step,round,factor,learning_rate,batch_sequences,consumed_sequences\r\n");
+    for row in rows {
+        let Row {
+            step,
+            round,
+            factor,
+            learning_rate,
+            batch_sequences,
+            consumed_sequences,
+        } = row;
+        let _ = write!(
+            text,
+            "{step},{round},{factor},{learning_rate},{batch_sequences},{consumed_sequences}\r\n"
         );
     }
     text
@@ -163,6 +183,21 @@ mod tests {
             "{points}"
         );
         assert!(text.contains(">32 sequences</text>") && text.trim_end().ends_with("</svg>"));
+    }
+
+    #[test]
+    fn the_csv_reads_back_as_the_rows() {
+        let (rows, text) = (rows(7), csv(&rows(7)));
+        let mut lines = text.split_terminator("\r\n");
+        assert_eq!(lines.next().unwrap().split(',').count(), 6);
+        let read: Vec<(u64, f32)> = lines
+            .map(|line| {
+                let cells: Vec<&str> = line.split(',').collect();
+                (cells[0].parse().unwrap(), cells[3].parse().unwrap())
+            })
+            .collect();
+        let expected: Vec<(u64, f32)> = rows.iter().map(|row| (row.step, row.learning_rate)).collect();
+        assert_eq!(read, expected);
     }
 
     #[test]

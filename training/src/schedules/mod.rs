@@ -6,7 +6,7 @@ mod chart;
 mod shapes;
 mod stages;
 
-pub use chart::{MOST_ROWS, chart, svg};
+pub use chart::{MOST_ROWS, chart, csv, svg};
 pub use shapes::{Cooldown, WarmUpShape};
 pub use stages::{Stage, Standing, check_stages, standing};
 
