@@ -2,7 +2,7 @@
 //! What each part does is the part's business; this file only knows the order and why it is so.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use synod_config::NodeConfig;
 use synod_config::node_config::{NetworkSection, RetentionSection};
@@ -25,7 +25,7 @@ use crate::effects::Effects;
 use crate::failure::{Failure, Outcome};
 use crate::network::{self, BlobAccess, NetworkConfig, NetworkError, NetworkHandle};
 use crate::rounds::Meter;
-use crate::session_data::remove_unfinished_tokens;
+use crate::session_data::prune_tokens;
 use crate::{address_book, shutdown, telemetry};
 
 /// How often the network's counters are read for the rows of rounds.
@@ -58,8 +58,8 @@ pub async fn run(data_dir: DataDir, config: NodeConfig, drill: Option<Drill>, re
     if freed > 0 {
         tracing::info!(freed, "deleted blobs that nothing refers to");
     }
-    if let Err(error) = remove_unfinished_tokens(&data_dir) {
-        tracing::warn!(%error, "tokens that were not finished take room still");
+    if let Err(error) = prune_tokens(&data_dir, SystemTime::now()) {
+        tracing::warn!(%error, "tokens that nothing uses take room still");
     }
     // 4. The door, before the network: the command line gets an answer as soon as there is something to ask.
     let door = Door::bind(&data_dir.socket(&config.api.socket))?;

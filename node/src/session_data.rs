@@ -2,13 +2,14 @@
 //! It reads no text and fetches nothing; a tokenizer that another node has is fetched by `joining`.
 
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use synod_config::SessionConfig;
 use synod_storage::blobs::BlobStore;
 use synod_storage::error::StoreError;
 use synod_storage::store::{BlobLink, Store};
 use synod_training::config::{ModelConfig, TokenizerId, Vocabulary};
-use synod_training::data::{DataOptions, Tokenizer};
+use synod_training::data::{DataOptions, Tokenizer, unused_tokens};
 
 use crate::data_dir::DataDir;
 use crate::failure::{Failure, Outcome};
@@ -75,8 +76,12 @@ pub fn link_tokenizer(store: &dyn Store, blobs: &BlobStore, config: &SessionConf
     store.link_blob(&config.id(), &link)
 }
 
-/// At the start of a node: deletes tokens that a process which was killed had not finished.
-pub fn remove_unfinished_tokens(dir: &DataDir) -> std::io::Result<()> {
+/// Tokens that no session has opened for so long are deleted; should one want them after all, they are made again.
+const TOKENS_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// At the start of a node: deletes tokens that a process which was killed had not finished, and those that have not been
+/// used for [`TOKENS_KEPT`].
+pub fn prune_tokens(dir: &DataDir, now: SystemTime) -> std::io::Result<()> {
     let entries = match std::fs::read_dir(dir.tokens()) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -89,6 +94,11 @@ pub fn remove_unfinished_tokens(dir: &DataDir) -> std::io::Result<()> {
             std::fs::remove_dir_all(path)?;
         }
     }
+    let before = now.checked_sub(TOKENS_KEPT).unwrap_or(SystemTime::UNIX_EPOCH);
+    for folder in unused_tokens(&dir.tokens(), before)? {
+        std::fs::remove_dir_all(&folder)?;
+        tracing::info!(folder = %folder.display(), "deleted tokens that no session has used for a month");
+    }
     Ok(())
 }
 
@@ -100,7 +110,8 @@ mod tests {
     use synod_protocol::identity::PeerId;
     use synod_storage::memory_store::MemoryStore;
     use synod_storage::retention::{self, RetentionConfig};
-    use synod_training::data::train_byte_pairs;
+    use synod_training::TrainingConfig;
+    use synod_training::data::{Dataset, Windows, train_byte_pairs};
 
     #[test]
     fn a_sessions_tokenizer_is_kept_while_the_session_is() {
@@ -131,10 +142,10 @@ mod tests {
     }
 
     #[test]
-    fn a_start_removes_unfinished_tokens_and_no_others() {
+    fn a_start_removes_unfinished_tokens_and_those_of_no_use_for_long() {
         let home = tempfile::tempdir().unwrap();
         let dir = DataDir::new(home.path().to_owned());
-        remove_unfinished_tokens(&dir).unwrap();
+        prune_tokens(&dir, SystemTime::now()).unwrap();
         let folder = |name: &str| {
             let path = dir.tokens().join(name);
             std::fs::create_dir_all(&path).unwrap();
@@ -142,7 +153,33 @@ mod tests {
             path
         };
         let (whole, unfinished) = (folder("00ff"), folder(".00ff.1.0.partial"));
-        remove_unfinished_tokens(&dir).unwrap();
+        prune_tokens(&dir, SystemTime::now()).unwrap();
         assert!(whole.exists() && !unfinished.exists());
+
+        let text = home.path().join("text.txt");
+        std::fs::write(&text, "a house and a horse\n\n".repeat(200)).unwrap();
+        let windows = Windows::of(&TrainingConfig::default(), 16);
+        let open = || {
+            let options = DataOptions {
+                shards: Some(dir.tokens()),
+                ..DataOptions::from(text.as_path())
+            };
+            Dataset::open(options, windows).unwrap();
+        };
+        let folders = || std::fs::read_dir(dir.tokens()).unwrap().count();
+        open();
+        assert_eq!(folders(), 2);
+        for entry in std::fs::read_dir(dir.tokens()).unwrap() {
+            let long_ago = SystemTime::now() - 2 * TOKENS_KEPT;
+            let path = entry.unwrap().path();
+            let manifest = path.join("manifest.json");
+            let old = if manifest.exists() { manifest } else { path };
+            std::fs::File::open(old).unwrap().set_modified(long_ago).unwrap();
+        }
+        open();
+        prune_tokens(&dir, SystemTime::now()).unwrap();
+        assert_eq!(folders(), 1, "what was opened just now is in use");
+        prune_tokens(&dir, SystemTime::now() + 2 * TOKENS_KEPT).unwrap();
+        assert_eq!(folders(), 0);
     }
 }

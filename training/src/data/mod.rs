@@ -44,6 +44,8 @@ pub use prefetch::Prefetch;
 pub use readers::{Cut, LINE_BYTES_MAX, METADATA_BYTES_MAX, Sink, SourceFile, list_files, read_files};
 pub use report::{DataReport, DataSummary, Met, Problem};
 #[cfg(feature = "text")]
+pub use store::unused_tokens;
+#[cfg(feature = "text")]
 pub use tokenizer::{TOKENIZER_BYTES_MAX, Tokenizer, TokenizerError, WordCache, train_byte_pairs};
 #[cfg(feature = "text")]
 pub use whole::{DOCUMENT_SEPARATOR, Documents, Sample, read_documents, sample_documents, tokens_of_documents};

@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -188,14 +189,40 @@ impl Store {
         let last = entries.last()?;
         let ordered = entries.is_sorted_by(|a, b| a.start <= b.start && a.metadata <= b.metadata);
         let whole = ordered && last.start == manifest.tokens && last.metadata == manifest.metadata_bytes;
-        (manifest.origin == *origin && whole).then_some(Self {
-            tokens,
-            metadata,
-            entries,
-            width,
-            report: manifest.report,
+        (manifest.origin == *origin && whole).then(|| {
+            mark_as_used(&folder.join(MANIFEST));
+            Self {
+                tokens,
+                metadata,
+                entries,
+                width,
+                report: manifest.report,
+            }
         })
     }
+}
+
+/// Folders of finished tokens below `folder` that nothing has opened since `before`, with those that have no manifest and
+/// are as old.
+pub fn unused_tokens(folder: &Path, before: SystemTime) -> io::Result<Vec<PathBuf>> {
+    let mut unused = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let used = fs::metadata(path.join(MANIFEST))
+            .or_else(|_| fs::metadata(&path))?
+            .modified()?;
+        if path.is_dir() && used < before {
+            unused.push(path);
+        }
+    }
+    Ok(unused)
+}
+
+/// The manifest's time tells when its tokens were opened last. Where it cannot be set they count as older than they are,
+/// and are made again.
+fn mark_as_used(manifest: &Path) {
+    let file = File::options().append(true).open(manifest);
+    let _ = file.and_then(|file| file.set_modified(SystemTime::now()));
 }
 
 impl Entry {
