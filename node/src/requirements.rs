@@ -454,7 +454,10 @@ mod tests {
         let mut fresh = small.clone();
         fresh.training.optimizer_state = OptimizerState::Fresh;
         let (carried, parameters) = (Size::of(&small).optimizer, Size::of(&small).parameters);
-        assert!((8 * parameters..8 * parameters + 100).contains(&carried), "two moments a parameter");
+        assert!(
+            (8 * parameters..8 * parameters + 100).contains(&carried),
+            "two moments a parameter"
+        );
         assert_eq!(few - Size::of(&fresh).memory(&fresh, 2), 3 * carried);
         let retention = RetentionSection::default();
         let kept = |members| Size::of(&small).kept_on_disk(members, &retention);
