@@ -4,11 +4,14 @@
 //! Updates are never all in memory as floats: rules read the encoded bytes a chunk at a time. Beside payloads and states,
 //! a round holds one dense vector, and 16 KiB a member and thread.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::aggregator::{Aggregator, Context, Contribution, Values, Verdict};
 use crate::composition::Composition;
 use crate::encoding::{DecodeError, Encoder, EncodingConfig};
+use crate::numeric::first_non_finite;
 use crate::outer_step::OuterConfig;
 use crate::rules::RuleConfig;
 use crate::state::OuterState;
@@ -99,27 +102,31 @@ impl Combiner {
         payloads: &[(&[u8], f32)],
         reference: Option<&[f32]>,
     ) -> Result<Combined, CombineError> {
-        let dimension = base.dimension();
-        let checked: Vec<Result<(), PayloadVerdict>> = payloads
-            .par_iter()
-            .map(|&(bytes, weight)| self.check(bytes, weight, dimension))
-            .collect();
-        let contributions: Vec<Contribution<'_>> = checked
-            .iter()
-            .zip(payloads)
-            .filter(|(checked, _)| checked.is_ok())
-            .map(|(_, &(bytes, weight))| self.contribution(bytes, weight, dimension))
-            .collect();
-        let (state, judged) = self.combine(base, &contributions, reference)?;
-        let mut judged = judged.into_iter();
-        let verdicts = checked
-            .into_iter()
-            .map(|checked| match checked {
-                Ok(()) => PayloadVerdict::Judged(judged.next().expect("a rule returns one verdict a contribution")),
-                Err(verdict) => verdict,
-            })
-            .collect();
+        let (state, verdicts) = over(self.encoder(), payloads, base.dimension(), |contributions| {
+            self.combine(base, contributions, reference)
+        })?;
         Ok(Combined { state, verdicts })
+    }
+
+    /// The rule alone, over one range of the coordinates: `payloads` are (that range of a pseudo-gradient, encoded by
+    /// `encoder`; weight), in the order of peers. What it answers is that range of what [`settle`](Self::settle) would take
+    /// its outer step along, if the rule works coordinate by coordinate.
+    pub fn combine_range(
+        &self,
+        base: &OuterState,
+        range: Range<usize>,
+        encoder: &dyn Encoder,
+        payloads: &[(&[u8], f32)],
+    ) -> Result<(Vec<f32>, Vec<PayloadVerdict>), CombineError> {
+        let (aggregate, verdicts) = over(encoder, payloads, range.len(), |contributions| {
+            self.reduce(base, range.len(), contributions, None)
+        })?;
+        match first_non_finite(&aggregate) {
+            Some(index) => Err(CombineError::NotFinite {
+                index: range.start + index,
+            }),
+            None => Ok((aggregate, verdicts)),
+        }
     }
 
     /// Settles a round from (mean, weight) of groups whose updates were summed elsewhere (secure sums): the rule works across
@@ -148,6 +155,18 @@ impl Combiner {
         contributions: &[Contribution<'_>],
         reference: Option<&[f32]>,
     ) -> Result<(OuterState, Vec<Verdict>), CombineError> {
+        let (pseudo_gradient, judged) = self.reduce(base, base.dimension(), contributions, reference)?;
+        Ok((self.step(base, pseudo_gradient)?, judged))
+    }
+
+    /// The rule over `dimension` coordinates of what is usable.
+    fn reduce(
+        &self,
+        base: &OuterState,
+        dimension: usize,
+        contributions: &[Contribution<'_>],
+        reference: Option<&[f32]>,
+    ) -> Result<(Vec<f32>, Vec<Verdict>), CombineError> {
         if self.rule.needs_reference() && reference.is_none() {
             return Err(CombineError::NoReference);
         }
@@ -163,8 +182,16 @@ impl Combiner {
             centre: (!base.carried.is_empty()).then_some(&base.carried[..]),
             reference,
         };
-        let mut pseudo_gradient = vec![0.0f32; base.dimension()];
+        let mut pseudo_gradient = vec![0.0f32; dimension];
         let judged = self.rule.aggregate_with(&context, contributions, &mut pseudo_gradient);
+        Ok((pseudo_gradient, judged))
+    }
+
+    /// The outer step from `base` along an aggregated pseudo-gradient.
+    ///
+    /// # Panics
+    /// When the lengths differ.
+    pub fn step(&self, base: &OuterState, pseudo_gradient: Vec<f32>) -> Result<OuterState, CombineError> {
         let mut state = OuterState {
             parameters: base.parameters.clone(),
             momentum: self.momentum_of(base),
@@ -177,7 +204,7 @@ impl Combiner {
         }
         match state.first_non_finite() {
             Some(index) => Err(CombineError::NotFinite { index }),
-            None => Ok((state, judged)),
+            None => Ok(state),
         }
     }
 
@@ -189,27 +216,48 @@ impl Combiner {
             (true, false) => base.momentum.clone(),
         }
     }
+}
 
-    fn check(&self, bytes: &[u8], weight: f32, dimension: usize) -> Result<(), PayloadVerdict> {
-        if !(weight.is_finite() && weight > 0.0) {
-            return Err(PayloadVerdict::BadWeight);
-        }
-        // Our model's dimension, whatever the payload announces.
-        self.encoder
-            .validate(bytes, dimension)
-            .map_err(PayloadVerdict::Undecodable)
-    }
-
-    fn contribution<'a>(&'a self, bytes: &'a [u8], weight: f32, dimension: usize) -> Contribution<'a> {
-        Contribution {
+/// Combines the payloads that decode to `dimension` values and have a weight; one verdict a payload, in their order.
+fn over<T>(
+    encoder: &dyn Encoder,
+    payloads: &[(&[u8], f32)],
+    dimension: usize,
+    combine: impl FnOnce(&[Contribution<'_>]) -> Result<(T, Vec<Verdict>), CombineError>,
+) -> Result<(T, Vec<PayloadVerdict>), CombineError> {
+    let checked: Vec<Result<(), PayloadVerdict>> = payloads
+        .par_iter()
+        .map(|&(bytes, weight)| check(encoder, bytes, weight, dimension))
+        .collect();
+    let usable = checked.iter().zip(payloads).filter(|(checked, _)| checked.is_ok());
+    let contributions: Vec<Contribution<'_>> = usable
+        .map(|(_, &(bytes, weight))| Contribution {
             values: Values::Encoded {
-                encoder: self.encoder.as_ref(),
+                encoder,
                 bytes,
                 dimension,
             },
             weight,
-        }
+        })
+        .collect();
+    let (combined, judged) = combine(&contributions)?;
+    let mut judged = judged.into_iter();
+    let verdicts = checked
+        .into_iter()
+        .map(|checked| match checked {
+            Ok(()) => PayloadVerdict::Judged(judged.next().expect("a rule returns one verdict a contribution")),
+            Err(verdict) => verdict,
+        })
+        .collect();
+    Ok((combined, verdicts))
+}
+
+fn check(encoder: &dyn Encoder, bytes: &[u8], weight: f32, dimension: usize) -> Result<(), PayloadVerdict> {
+    if !(weight.is_finite() && weight > 0.0) {
+        return Err(PayloadVerdict::BadWeight);
     }
+    // Our model's dimension, whatever the payload announces.
+    encoder.validate(bytes, dimension).map_err(PayloadVerdict::Undecodable)
 }
 
 /// Randomness that all who hold the base share and that changes from round to round: it only permutes buckets, which need
