@@ -20,6 +20,7 @@ pub mod reject;
 pub mod reputation;
 mod round;
 pub mod session;
+pub mod shard;
 pub mod signed;
 pub mod status;
 pub mod sum;

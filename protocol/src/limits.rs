@@ -22,6 +22,9 @@ pub const CATCH_UP_SETTLEMENTS: usize = 16;
 /// Members of a secure sum: keys and shares grow with their square.
 pub const SUM_MEMBERS: usize = 64;
 
+/// Shards of a session's vector: each costs two signed results in a proposal, and 34 bytes in each member's claim.
+pub const SHARDS: usize = 64;
+
 /// Rounds after which a message of an old round is a replay; before, the network may have been slow.
 pub const LATE_ROUNDS: u64 = 2;
 

@@ -72,6 +72,12 @@ pub(crate) enum Job {
     Mix,
     /// A step of a secure sum.
     Sum(SumStep),
+    /// With shards: bring a member's part of one in.
+    Part(u32, PeerId),
+    /// With shards: combine one.
+    Combine(u32),
+    /// With shards, as the coordinator: bring in what two members made of one.
+    Combined(u32),
 }
 
 /// When and how a member was last heard.
@@ -304,6 +310,7 @@ impl Machine {
         self.watch_ballots();
         self.try_to_found();
         self.try_to_close();
+        self.try_to_settle_shards();
         self.watch_lag();
         self.try_to_mix();
         self.watch_lifecycle();
@@ -503,6 +510,7 @@ impl Machine {
             Message::Settlements(list) => self.on_settlements(from, list),
             Message::Leave { .. } => self.on_leave(&message),
             Message::Sum(statement) => self.on_sum(&message, statement),
+            Message::Shard(statement) => self.on_shard(&message, statement),
             // Meant for a joiner that has no machine yet; a repeated answer finds it here.
             Message::Admitted(_) | Message::Refused(_) | Message::Offer(_) => {}
         }
@@ -590,6 +598,7 @@ impl Machine {
             (Job::Initialise, Ok(TaskResult::Initialised { state, bytes })) => self.on_initialised(state, bytes),
             (Job::Train, Ok(TaskResult::Trained { payload, bytes, report })) => self.on_trained(payload, bytes, report),
             (Job::Train, Ok(TaskResult::Sum(SumResult::Trained))) => self.on_sum_trained(),
+            (purpose, Ok(TaskResult::Shard(done))) => self.on_shard_computed(purpose, done),
             (Job::Sum(step), Ok(result)) => self.on_sum_computed(step, result),
             (Job::Aggregate, Ok(TaskResult::Aggregated { state, bytes, verdicts })) => {
                 self.on_aggregated(state, bytes, verdicts);
@@ -634,6 +643,7 @@ impl Machine {
             Job::Ahead => self.on_combined_ahead(None),
             Job::Mix => self.on_mixing_failed(),
             Job::Sum(step) => self.on_sum_failed(step, &failure),
+            Job::Combine(shard) => self.on_combining_failed(shard),
             _ => {}
         }
     }
@@ -642,11 +652,15 @@ impl Machine {
         let Some(purpose) = self.jobs.remove(&job) else { return };
         if let Err(failure) = &result {
             // A wrong length in a check may be the claimant's or the server's: the coordinator has judged that before.
-            let checking = matches!(purpose, Job::CheckPayload(_));
+            let checking = matches!(purpose, Job::CheckPayload(_) | Job::Combined(_));
             let charge = match (failure, &purpose) {
                 (FetchFailure::WrongDigest(peer), _) => Some((*peer, Reject::WrongDigest)),
+                // What others hold of a member's update has the length that it has, whatever the member said.
+                (FetchFailure::Oversize(peer), Job::Part(_, owner)) => {
+                    (peer == owner).then_some((*peer, Reject::Oversize))
+                }
                 (FetchFailure::Oversize(peer), _) => (!checking).then_some((*peer, Reject::Oversize)),
-                (FetchFailure::OtherLength, Job::Payload(owner) | Job::Neighbour(owner, _)) => {
+                (FetchFailure::OtherLength, Job::Payload(owner) | Job::Neighbour(owner, _) | Job::Part(_, owner)) => {
                     Some((*owner, Reject::Oversize))
                 }
                 (FetchFailure::OtherLength | FetchFailure::Unavailable, _) => None,
@@ -665,6 +679,8 @@ impl Machine {
             Job::Payload(peer) => self.on_payload(peer, &result),
             Job::Neighbour(peer, of) => self.on_neighbour(peer, of, &result),
             Job::CheckPayload(blob) => self.on_check_payload(blob, result.is_ok()),
+            Job::Part(shard, peer) => self.on_part(shard, peer, &result),
+            Job::Combined(shard) => self.on_combined_fetched(shard, result.is_ok()),
             other => panic!("the driver answered the computation {other:?} with a fetch"),
         }
     }

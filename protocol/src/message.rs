@@ -10,6 +10,7 @@ use crate::invite::{Admission, InviteProof};
 use crate::limits;
 use crate::machine::SessionInfo;
 use crate::session::{Lifecycle, Role, Roster};
+use crate::shard::ShardStatement;
 use crate::signed::{Content, Signed, signature_holds};
 use crate::sum::{SumOpening, SumStatement, SumWord};
 use crate::task::{MemberVerdict, Round, TrainReport, UpdateRef};
@@ -61,6 +62,8 @@ pub enum Message {
     Sum(Box<SumStatement>),
     /// Without a coordinator: a vote of the first stage, or for nothing. The second stage's votes for a body are `Vote`s.
     Ballot(Ballot),
+    /// In a session whose vector is in shards: an update in parts, or a step of combining them.
+    Shard(Box<ShardStatement>),
 }
 
 impl Content for Message {
@@ -280,8 +283,42 @@ pub struct Proposal {
     /// For a term above 0: a majority of term changes. The body must be the one locked in the highest term, if any is.
     /// By quorum: the prevotes of an earlier term by which this body may have settled; none for a body that is new.
     pub justification: Vec<Signed<Message>>,
+    /// What the state rests on beside the claims.
+    pub basis: Basis,
+}
+
+/// What the state of a proposal rests on beside the claims, in sessions whose voters do not see all updates.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Basis {
+    /// Nothing: voters combine the updates again. Also of bodies without updates.
+    Updates,
     /// In a session of secure sums: what lifts the masks of the updates in `body.used`.
-    pub opening: Option<SumOpening>,
+    Opening(SumOpening),
+    /// In a session with shards: signed results of the shards' aggregators, in the order of shards, then of signers. A shard of
+    /// which two agree need not be combined again.
+    Shards(Vec<Signed<Message>>),
+}
+
+impl Basis {
+    /// What lifts masks, if that is what it is.
+    pub fn opening(&self) -> Option<&SumOpening> {
+        match self {
+            Basis::Opening(opening) => Some(opening),
+            _ => None,
+        }
+    }
+
+    /// The results of shards; none where it is something else.
+    pub fn results(&self) -> &[Signed<Message>] {
+        match self {
+            Basis::Shards(results) => results,
+            _ => &[],
+        }
+    }
+
+    fn within_limits(&self) -> bool {
+        self.opening().is_none_or(SumOpening::within_limits) && self.results().len() <= 2 * limits::SHARDS
+    }
 }
 
 /// A vote. A member votes once a term, and only for what it has checked.
@@ -458,6 +495,7 @@ impl Message {
             Message::Offer(_) => "offer",
             Message::Sum(statement) => statement.kind(),
             Message::Ballot(_) => "ballot",
+            Message::Shard(statement) => statement.kind(),
         }
     }
 
@@ -467,6 +505,10 @@ impl Message {
             Message::Update(claim) => Some((claim, None)),
             Message::Sum(statement) => match &statement.word {
                 SumWord::Masked(claim) => Some((claim, Some(statement.term))),
+                _ => None,
+            },
+            Message::Shard(statement) => match &**statement {
+                ShardStatement::Update { claim, .. } => Some((claim, None)),
                 _ => None,
             },
             _ => None,
@@ -482,6 +524,7 @@ impl Message {
             Message::TermChange(change) => Some(change.round),
             Message::Sum(statement) => Some(statement.round),
             Message::Ballot(ballot) => Some(ballot.round),
+            Message::Shard(statement) => Some(statement.round()),
             _ => None,
         }
     }
@@ -493,13 +536,14 @@ impl Message {
                 proposal.body.used.len() <= limits::MEMBERS
                     && proposal.claims.len() == proposal.body.used.len()
                     && proposal.body.roster.len() <= limits::MEMBERS
-                    && proposal.opening.as_ref().is_none_or(SumOpening::within_limits)
+                    && proposal.basis.within_limits()
             }
             Message::Settled(settlement) => settlement.body.roster.len() <= limits::MEMBERS,
             Message::Settlements(list) => list.len() <= limits::CATCH_UP_SETTLEMENTS,
             Message::Admitted(welcome) => welcome.config.len() <= limits::CONFIG_BYTES,
             Message::Offer(offer) => offer.config.len() <= limits::CONFIG_BYTES,
             Message::Sum(statement) => statement.within_limits(),
+            Message::Shard(statement) => statement.within_limits(),
             _ => true,
         }
     }

@@ -359,6 +359,7 @@ mod tests {
             Task::Evaluate { .. } => TaskResult::Evaluated { loss: 1.0, tokens: 1 },
             Task::Mix { .. } => unreachable!("the test's session is federated"),
             Task::Sum(task) => panic!("{task:?} in a session without secure sums"),
+            Task::Shard(task) => panic!("{task:?} in a session without shards"),
         })
     }
 

@@ -6,7 +6,9 @@ pub(crate) mod ahead;
 pub(crate) mod exchanging;
 pub(crate) mod founding;
 pub(crate) mod gathering;
+pub(crate) mod selecting;
 pub(crate) mod settling;
+pub(crate) mod sharding;
 pub(crate) mod summing;
 pub(crate) mod training;
 
@@ -25,6 +27,8 @@ pub(crate) struct Round {
     pub training: training::Training,
     /// This member's part in a secure sum.
     pub summing: summing::Summing,
+    /// This member's part in combining shards.
+    pub duty: Option<sharding::Duty>,
     /// The coordinator's duty, while this member has it.
     pub lead: Option<exchanging::Lead>,
     /// What this voter has done before there is a proposal.
@@ -47,7 +51,10 @@ impl Round {
     pub(crate) fn phase(&self, founding: bool) -> Phase {
         if self.vote.is_some() || self.quorum.as_ref().is_some_and(|quorum| quorum.is_voting()) {
             Phase::Settling
-        } else if self.lead.as_ref().is_some_and(exchanging::Lead::is_aggregating) || self.check.is_some() {
+        } else if self.lead.as_ref().is_some_and(exchanging::Lead::is_aggregating)
+            || self.check.is_some()
+            || self.duty.as_ref().is_some_and(sharding::Duty::is_open)
+        {
             Phase::Aggregating
         } else if self.training.claim.is_some() || self.summing.ready {
             Phase::Exchanging

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::graph::{Graph, GraphConfig, GraphSeed, Weighting};
 use crate::identity::PeerId;
 use crate::limits;
+use crate::shard;
 
 /// What a member does in a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -152,6 +153,17 @@ pub enum Topology {
     Federated,
     /// No coordinator: each member keeps its own model and mixes it with its neighbours', or all agree on one by quorum.
     Decentralized(Decentralized),
+    /// As federated, and the vector is in shards, each combined by two members of which the coordinator is one by chance alone:
+    /// nobody downloads all updates.
+    Sharded(Sharded),
+}
+
+/// How the vector of a federated session is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sharded {
+    /// How many shards. As many as members spreads the work evenly: each then combines two in a round.
+    pub shards: u32,
 }
 
 /// How members without a coordinator find their neighbours, and how far apart they may be.
@@ -362,7 +374,36 @@ impl Terms {
             Topology::Federated => Ok(()),
             Topology::Decentralized(terms) if terms.agreement == Agreement::Quorum => self.check_quorum(terms),
             Topology::Decentralized(mixing) => self.check_mixing(mixing),
+            Topology::Sharded(sharded) => self.check_shards(sharded.shards),
         }
+    }
+
+    fn check_shards(&self, shards: u32) -> Result<(), TermsError> {
+        let refuse = |reason: String| Err(TermsError::Topology { reason });
+        let most = self.max_members.min(limits::SHARDS as u32);
+        if !(2..=most).contains(&shards) {
+            return refuse(format!(
+                "shards = {shards} is out of range: it must be 2 to {} and no more than max_members = {}; for one shard take the federated topology",
+                limits::SHARDS,
+                self.max_members
+            ));
+        }
+        if self.verification != Verification::Recompute {
+            return refuse(
+                "shards are there to check a state without downloading all updates, and verification = \"digest\" checks nothing: set it to \"recompute\", or take the federated topology".into(),
+            );
+        }
+        let (bytes, room) = (
+            shard::proposal_bytes(u64::from(self.max_members), u64::from(shards)),
+            limits::MESSAGE_BYTES as u64,
+        );
+        if bytes > room {
+            return refuse(format!(
+                "a proposal of {} members with {shards} shards has about {bytes} bytes, and a message {room} at most: lower shards or max_members",
+                self.max_members
+            ));
+        }
+        Ok(())
     }
 
     fn check_mixing(&self, mixing: &Decentralized) -> Result<(), TermsError> {
@@ -425,6 +466,14 @@ impl Terms {
                 honest(members)
             ))
         })
+    }
+
+    /// How many shards the vector is in, where it is in any.
+    pub fn shards(&self) -> Option<u32> {
+        match &self.topology {
+            Topology::Sharded(sharded) => Some(sharded.shards),
+            _ => None,
+        }
     }
 
     /// Whether members keep models of their own and mix them.

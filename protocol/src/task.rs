@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::identity::{BlobId, PeerId};
+use crate::shard::{ShardDone, ShardTask};
 use crate::sum::{SumResult, SumTask};
 
 /// Counts rounds; round 0 is the founding settlement, training begins with round 1.
@@ -53,6 +54,8 @@ pub enum Task {
     },
     /// A step of a secure sum.
     Sum(Box<SumTask>),
+    /// A step of combining updates in parts.
+    Shard(Box<ShardTask>),
 }
 
 /// A member's model in a mix.
@@ -178,6 +181,8 @@ pub enum TaskResult {
     },
     /// For `Task::Sum`, where it gives neither an update nor a state, and for `Task::Train` in a session of secure sums.
     Sum(SumResult),
+    /// For `Task::Shard`, and for `Task::Train` in a session with shards.
+    Shard(ShardDone),
 }
 
 /// Why the worker has no result. The sentence is for the operator.

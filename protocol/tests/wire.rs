@@ -10,6 +10,7 @@ use synod_protocol::identity::{BlobId, BodyId, Identity, PeerId, SessionId, Sign
 use synod_protocol::invite::{Admission, Invite, Permission};
 use synod_protocol::message::*;
 use synod_protocol::session::{Lifecycle, Member, Role, Roles, Roster};
+use synod_protocol::shard::{Part, ShardAggregate, ShardResult, ShardStatement};
 use synod_protocol::signed::Signed;
 use synod_protocol::sum::{SumOpening, SumReply, SumRequest, SumStatement, SumWord};
 use synod_protocol::task::{MemberVerdict, Outcome, TrainReport, UpdateRef};
@@ -141,7 +142,7 @@ fn messages() -> Vec<Message> {
             leaves: vec![],
             faults: vec![(update.clone(), update)],
             justification: vec![Signed::new(&identity(), SESSION, &Message::TermChange(change))],
-            opening: None,
+            basis: Basis::Updates,
         })),
         Message::Vote(Vote {
             round: 5,
@@ -175,7 +176,78 @@ fn messages() -> Vec<Message> {
     messages.push(ballot(BallotWord::Prevote(Some(BodyId([13; 32])))));
     messages.push(ballot(BallotWord::Prevote(None)));
     messages.push(ballot(BallotWord::Nothing));
+    messages.extend(shard_messages(&messages[5]));
     messages
+}
+
+/// One of each statement about shards, and a proposal that rests on results.
+fn shard_messages(update: &Message) -> Vec<Message> {
+    let Message::Update(claim) = update else {
+        panic!("the sixth message is an update")
+    };
+    let said = |statement| Message::Shard(Box::new(statement));
+    let part = |blob| Part {
+        blob: BlobId([blob; 32]),
+        bytes: 500,
+    };
+    let update = said(ShardStatement::Update {
+        claim: claim.clone(),
+        parts: vec![part(14), part(15)],
+    });
+    let claims = vec![Signed::new(&identity(), SESSION, &update)];
+    let result = said(ShardStatement::Result(ShardResult {
+        round: 5,
+        term: 1,
+        selection: [16; 32],
+        shard: 1,
+        combined: ShardAggregate {
+            part: part(17),
+            verdicts: vec![(1.0, Outcome::Used)],
+        },
+    }));
+    let proposed = Proposal {
+        term: 1,
+        body: body(),
+        claims: claims.clone(),
+        admissions: vec![],
+        leaves: vec![],
+        faults: vec![],
+        justification: vec![],
+        basis: Basis::Shards(vec![Signed::new(&identity(), SESSION, &result)]),
+    };
+    let selection = ShardStatement::Selection {
+        round: 5,
+        term: 1,
+        claims,
+    };
+    let missing = ShardStatement::Missing {
+        round: 5,
+        term: 1,
+        selection: [16; 32],
+        shard: 1,
+        peer: PeerId([7; 32]),
+    };
+    vec![
+        update,
+        said(selection),
+        result,
+        said(missing),
+        Message::Proposal(Box::new(proposed)),
+    ]
+}
+
+#[test]
+fn a_shards_result_is_these_bytes() {
+    let messages = messages();
+    let result = messages
+        .iter()
+        .find(|message| message.kind() == "shard_result")
+        .unwrap();
+    let bytes = Signed::new(&identity(), SESSION, result).to_bytes();
+    let combined = [vec![17; 32], vec![0xf4, 3, 1, 0, 0, 0x80, 0x3f, 0]].concat();
+    let body = [vec![17, 2, 5, 1], vec![16; 32], vec![1], combined].concat();
+    let expected = [vec![0xaa; 32], identity().peer_id().0.to_vec(), vec![77], body].concat();
+    assert_eq!(bytes[..bytes.len() - 64], expected[..]);
 }
 
 /// One of each step of a secure sum, and a proposal that opens one.
@@ -203,7 +275,7 @@ fn sum_messages(update: &Message) -> Vec<Message> {
         leaves: vec![],
         faults: vec![],
         justification: vec![],
-        opening: Some(SumOpening {
+        basis: Basis::Opening(SumOpening {
             term: 0,
             keys: vec![signed.clone()],
             seeds: vec![[3; 32]],
@@ -272,6 +344,11 @@ const GOLDEN: &[(&str, usize, &str)] = &[
     ("ballot", 166, "ccb0908c3628a1e9"),
     ("ballot", 134, "c2fe00d0f6e595ef"),
     ("ballot", 133, "8193d37e14fb7629"),
+    ("update", 281, "dc45a820c9b57a82"),
+    ("selection", 416, "f792c5d9224a0e29"),
+    ("shard_result", 206, "6387e98f633d2b5c"),
+    ("part_missing", 198, "4744c9aed628a194"),
+    ("proposal", 980, "255c9d25d8d53605"),
 ];
 
 #[test]
@@ -341,7 +418,7 @@ proptest! {
 
     /// A correct signature over a damaged body: decoding is all that protects then.
     #[test]
-    fn damaged_bodies_never_panic(which in 0usize..23, at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+    fn damaged_bodies_never_panic(which in 0usize..31, at in any::<prop::sample::Index>(), byte in any::<u8>()) {
         let mut body = postcard::to_stdvec(&messages()[which]).unwrap();
         let at = at.index(body.len());
         body[at] = byte;

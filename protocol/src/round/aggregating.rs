@@ -106,14 +106,18 @@ impl Machine {
             (_, Verification::Recompute) => {
                 self.drop_jobs(|job| matches!(job, Job::Train | Job::Check));
                 let updates = body.used.iter().map(|used| &used.update);
-                let lacking = updates.filter(|update| !self.work.ahead.has(&update.payload));
-                lacking
-                    .map(|update| (update.payload, (update.bytes, vec![update.peer])))
-                    .collect()
+                match self.shards() {
+                    Some(_) => self.blobs_of_shards(proposal),
+                    None => updates
+                        .filter(|update| !self.work.ahead.has(&update.payload))
+                        .map(|update| (update.payload, (update.bytes, vec![update.peer])))
+                        .collect(),
+                }
             }
         };
         // What is under way goes on where it stopped, and may now come from the proposer as well.
         self.drop_jobs(|job| matches!(job, Job::CheckPayload(_)));
+        self.end_duty();
         self.work.check = Some(Check {
             term,
             id,
@@ -199,9 +203,10 @@ impl Machine {
             Found::Nothing => {}
         }
         let Some(check) = &self.work.check else { return };
-        let task = match self.open_sum(check.proposal()) {
-            Some(open) => Task::Sum(Box::new(SumTask::Settle { base, updates, open })),
-            None => Task::Aggregate { round, base, updates },
+        let task = match (self.open_sum(check.proposal()), self.shards()) {
+            (Some(open), _) => Task::Sum(Box::new(SumTask::Settle { base, updates, open })),
+            (None, Some(_)) => self.settle_shards(base, check.proposal()),
+            (None, None) => Task::Aggregate { round, base, updates },
         };
         self.compute(Job::Check, task);
     }

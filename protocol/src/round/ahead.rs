@@ -63,7 +63,8 @@ impl Ahead {
 impl Machine {
     /// Whether voters need every update of a round.
     fn examines_updates(&self) -> bool {
-        self.info.terms.verification == Verification::Recompute && !self.sums() && !self.is_mixing()
+        let whole = !self.sums() && !self.is_mixing() && self.shards().is_none();
+        whole && self.info.terms.verification == Verification::Recompute
     }
 
     /// Tells the voters, besides the coordinator, what will be proposed. Said once: who misses it waits for the proposal.

@@ -11,12 +11,13 @@ use crate::machine::{Job, Machine};
 use crate::message::{Message, Phase, Proposal, Term, UpdateClaim};
 use crate::reject::{Evidence, Reject};
 use crate::round::gathering::Gathering;
+use crate::round::selecting::Selecting;
 use crate::session::Role;
 use crate::signed::{Signed, Verified};
 use crate::task::Task;
 
 /// Times that the coordinator asks an owner for its payload before it goes without.
-const FETCH_ATTEMPTS: u32 = 4;
+pub(crate) const FETCH_ATTEMPTS: u32 = 4;
 
 /// Times `lost_after_ms` that a round must lack trainers before it is given up for one of the roster alone: a node that is
 /// restarted is back by then, and the updates that are in are not thrown away.
@@ -43,6 +44,8 @@ pub(crate) struct Lead {
     pub lacking_since: Option<Time>,
     /// The secure sum of the term, in a session that has them.
     pub gathering: Gathering,
+    /// The combining of the term, in a session with shards.
+    pub selecting: Selecting,
 }
 
 /// A member's claim, and whether its payload is here.
@@ -97,6 +100,7 @@ impl Lead {
             not_before: opened,
             lacking_since: None,
             gathering: Gathering::default(),
+            selecting: Selecting::default(),
         }
     }
 
@@ -129,8 +133,8 @@ impl Machine {
         if !self.is_current(from, claim.round, "update") {
             return;
         }
-        if self.sums() {
-            // An update in the clear, where all must be masked.
+        if self.sums() || self.shards().is_some() {
+            // An update in the clear, where all must be masked; or in one piece.
             return self.charge(Evidence::plain(from, Reject::NotEntitled, self.round(), "update"));
         }
         self.on_claim(message, claim, "update");
@@ -156,7 +160,9 @@ impl Machine {
 
     /// Takes a claim that passed its checks: as the coordinator to use it, as a voter to be ready for the proposal.
     pub(crate) fn take_claim(&mut self, message: &Verified<Message>) {
-        let (from, me, now) = (message.signer(), self.me, self.now);
+        let (from, now) = (message.signer(), self.now);
+        // With shards the coordinator needs none of the payload: a claim is as good.
+        let at_once = from == self.me || self.shards().is_some();
         let Some((claim, _)) = message.value().claim() else {
             return;
         };
@@ -164,7 +170,11 @@ impl Machine {
         let Some(lead) = &mut self.work.lead else {
             return self.look_ahead(message);
         };
-        let opened = lead.opened;
+        let after_ms = now.since(lead.opened);
+        let payload = match at_once {
+            true => Payload::Here { after_ms },
+            false => Payload::Fetching,
+        };
         if let Some(known) = lead.claims.get_mut(&from) {
             if known.message.signed() != message.signed() {
                 let pair = (known.message.signed().clone(), message.signed().clone());
@@ -173,16 +183,9 @@ impl Machine {
             if known.payload != Payload::Failed || known.attempts >= FETCH_ATTEMPTS {
                 return;
             }
-            known.payload = Payload::Fetching;
+            known.payload = payload;
             known.attempts += 1;
         } else {
-            let payload = if from == me {
-                Payload::Here {
-                    after_ms: now.since(opened),
-                }
-            } else {
-                Payload::Fetching
-            };
             lead.claims.insert(
                 from,
                 Claimed {
@@ -192,13 +195,9 @@ impl Machine {
                 },
             );
         }
-        if from == me {
-            let (round, after_ms) = (self.round(), now.since(opened));
-            self.event(Event::UpdateAccepted {
-                round,
-                peer: me,
-                after_ms,
-            });
+        if at_once {
+            let (round, peer) = (self.round(), from);
+            self.event(Event::UpdateAccepted { round, peer, after_ms });
         } else {
             self.fetch(Job::Payload(from), blob, bytes, vec![from]);
         }
@@ -332,6 +331,9 @@ impl Machine {
         let round = self.round();
         // An own update that is not ready by now comes too late for this term.
         self.drop_jobs(|job| matches!(job, Job::Train));
+        if self.shards().is_some() {
+            return self.select(set);
+        }
         self.compute(
             Job::Aggregate,
             Task::Aggregate {

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use crate::identity::{BodyId, PeerId};
 use crate::invite::Admission;
 use crate::machine::Machine;
-use crate::message::{Body, Proposal};
+use crate::message::{Basis, Body, Proposal};
 use crate::round::exchanging::Lead;
 use crate::session::{Member, Role, Roles, Roster};
 
@@ -82,7 +82,6 @@ impl Machine {
         self.work.lead = Some(Lead::new(0, self.now));
         let (claims, leaves, faults, justification) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         self.issue(Proposal {
-            opening: None,
             term: 0,
             body,
             claims,
@@ -90,6 +89,7 @@ impl Machine {
             leaves,
             faults,
             justification,
+            basis: Basis::Updates,
         });
     }
 

@@ -11,7 +11,7 @@ use crate::invite::Admission;
 use crate::journal::JournalEntry;
 use crate::limits;
 use crate::machine::Machine;
-use crate::message::{Absence, Body, Message, Proposal, Settlement, Term, UsedUpdate, Vote};
+use crate::message::{Absence, Basis, Body, Message, Proposal, Settlement, Term, UsedUpdate, Vote};
 use crate::reject::{Evidence, Reject};
 use crate::round::exchanging::{Payload, Proposed, Stage};
 use crate::session::{Member, Role, Roster};
@@ -95,7 +95,7 @@ impl Machine {
             lead: heir.unwrap_or(self.me),
         };
         let (term, justification) = (lead.term, lead.justification.clone());
-        let opening = lead.gathering.opening.clone();
+        let basis = self.basis(set);
         self.issue(Proposal {
             term,
             body,
@@ -104,8 +104,17 @@ impl Machine {
             leaves,
             faults,
             justification,
-            opening,
+            basis,
         });
+    }
+
+    /// What a state that was made of the updates in `set` rests on beside them.
+    fn basis(&self, set: &[PeerId]) -> Basis {
+        match &self.work.lead {
+            Some(lead) if self.sums() => lead.gathering.opening.clone().map_or(Basis::Updates, Basis::Opening),
+            Some(lead) if self.shards().is_some() && !set.is_empty() => Basis::Shards(lead.selecting.results()),
+            _ => Basis::Updates,
+        }
     }
 
     /// Whether a settlement of the roster alone would change it.
@@ -334,7 +343,8 @@ impl Machine {
         if body.used.is_empty() {
             // Without any update it may let members in and out, and leaves the model as it is.
             let comes_or_goes = !(proposal.admissions.is_empty() && body.left.is_empty());
-            let of_roster_alone = self.keeps_state(body) && comes_or_goes && proposal.opening.is_none();
+            let bare = proposal.basis == Basis::Updates;
+            let of_roster_alone = self.keeps_state(body) && comes_or_goes && bare;
             return of_roster_alone && self.are_absences_sound(body) || self.is_nothing_justified(proposal);
         }
         let sorted = body.used.is_sorted_by(|a, b| a.update.peer < b.update.peer);
@@ -346,8 +356,9 @@ impl Machine {
         if !sorted || body.used.len() < self.info.terms.updates_needed(trainers) {
             return false;
         }
-        let opened = proposal.opening.is_none() || self.open_sum(proposal).is_some();
-        if self.sums() != proposal.opening.is_some() || !opened {
+        let opening = proposal.basis.opening();
+        let opened = opening.is_none() || self.open_sum(proposal).is_some();
+        if self.sums() != opening.is_some() || !opened || !self.are_results_justified(proposal) {
             return false;
         }
         let holds = |(used, signed): (&UsedUpdate, &Signed<Message>)| {
@@ -357,7 +368,8 @@ impl Machine {
             };
             let peer = used.update.peer;
             signed.signer() == peer
-                && masked == proposal.opening.as_ref().map(|opening| opening.term)
+                && masked == opening.map(|opening| opening.term)
+                && self.is_in_parts(verified.value())
                 && signed.session() == self.info.session
                 && self.roster().has(&peer, Role::Trainer)
                 && (claim.round, claim.base) == (body.round, body.base)
@@ -372,7 +384,7 @@ impl Machine {
     /// A round of secure sums may settle without updates where a coordinator was lost: the state stays.
     fn is_nothing_justified(&self, proposal: &Proposal) -> bool {
         let body = &proposal.body;
-        let bare = proposal.claims.is_empty() && proposal.opening.is_none();
+        let bare = proposal.claims.is_empty() && proposal.basis == Basis::Updates;
         self.sums() && proposal.term > 0 && self.keeps_state(body) && bare && self.are_absences_sound(body)
     }
 

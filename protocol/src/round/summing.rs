@@ -385,7 +385,7 @@ impl Machine {
     /// What the worker needs to subtract the masks of a proposal's sum; None unless all that can be seen without computing
     /// holds.
     pub(crate) fn open_sum(&self, proposal: &Proposal) -> Option<OpenSum> {
-        let opening = proposal.opening.as_ref()?;
+        let opening = proposal.basis.opening()?;
         let keys = self.keys_of(&opening.keys, opening.term)?;
         let dealt: Vec<PeerId> = keys.iter().map(|(peer, _)| *peer).collect();
         let survivors: Vec<PeerId> = proposal.body.used.iter().map(|used| used.update.peer).collect();

@@ -45,7 +45,7 @@ impl Machine {
             return self.send_claim();
         }
         let collecting = self.work.lead.as_ref().is_none_or(Lead::is_collecting);
-        let examining = self.work.check.is_some() || !collecting;
+        let examining = self.work.check.is_some() || !collecting || self.is_combining();
         let waits = self
             .work
             .training
@@ -67,15 +67,31 @@ impl Machine {
     }
 
     pub(crate) fn on_trained(&mut self, payload: BlobId, bytes: u64, report: TrainReport) {
-        let base = self.base.expect("training had a base").state;
-        let round = self.round();
-        let claim = self.sign(&Message::Update(UpdateClaim {
-            round,
-            base,
+        let claim = self.claim_of(payload, bytes, report);
+        self.announce(&Message::Update(claim.clone()), &claim);
+    }
+
+    /// What this member says of an update of the current round.
+    pub(crate) fn claim_of(&self, payload: BlobId, bytes: u64, report: TrainReport) -> UpdateClaim {
+        UpdateClaim {
+            round: self.round(),
+            base: self.base.expect("training had a base").state,
             payload,
             bytes,
             report,
-        }));
+        }
+    }
+
+    /// Makes an announcement durable, then sends it.
+    pub(crate) fn announce(&mut self, message: &Message, claim: &UpdateClaim) {
+        let UpdateClaim {
+            round,
+            payload,
+            bytes,
+            report,
+            ..
+        } = *claim;
+        let claim = self.sign(message);
         self.persist(JournalEntry::Claimed {
             round,
             claim: claim.clone(),

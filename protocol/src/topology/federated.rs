@@ -146,6 +146,7 @@ impl Machine {
         }
         self.rise_to_the_voters();
         self.ask_in_sum();
+        self.ask_aggregators();
         self.repeat_proposal();
         self.resume_checking();
     }
@@ -263,7 +264,9 @@ impl Machine {
         let patience = terms.lost_after_ms * (1 + u64::from(self.succession.term.min(4)));
         let silent = self.succession.heard.after_ms(patience);
         // A coordinator that is heard and never proposes is as bad as a silent one.
-        let stuck = |claimed: Time| claimed.after_ms(terms.deadline.cap_ms + 4 * terms.lost_after_ms);
+        // With shards it waits for results as it has waited for updates.
+        let waits = 1 + u64::from(self.shards().is_some());
+        let stuck = |claimed: Time| claimed.after_ms(waits * terms.deadline.cap_ms + 4 * terms.lost_after_ms);
         Some(
             self.succession
                 .claimed_at
@@ -345,6 +348,7 @@ impl Machine {
         self.succession.claimed_at = self.succession.claimed_at.map(|_| self.now);
         self.work.lead = None;
         self.work.check = None;
+        self.end_duty();
         if self.sums() {
             self.work.training.claim = None;
             self.work.summing.begin_term();

@@ -14,8 +14,9 @@ use synod_protocol::journal::JournalEntry;
 use synod_protocol::machine::{Machine, SessionInfo};
 use synod_protocol::message::Message;
 use synod_protocol::session::{DeadlineConfig, Role, Roles, Terms};
+use synod_protocol::shard::{Part, ShardAggregate, ShardDone, ShardSource, ShardTask};
 use synod_protocol::signed::Signed;
-use synod_protocol::task::{MemberVerdict, Outcome, Share, Task, TaskFailure, TaskResult, TrainReport};
+use synod_protocol::task::{MemberVerdict, Outcome, Share, Task, TaskFailure, TaskResult, TrainReport, UpdateRef};
 
 pub const SESSION: SessionId = SessionId([77; 32]);
 
@@ -261,6 +262,7 @@ impl World {
                     let result = match (fails, refuses) {
                         (true, _) => Err(TaskFailure::Environment("the disk is full".into())),
                         (_, true) => Err(TaskFailure::Unusable("too few can be decoded".into())),
+                        _ if self.terms.shards().is_some() => Ok(self.compute_in_shards(peer, task)),
                         _ => Ok(self.compute(peer, task)),
                     };
                     self.queue.push_back((peer, Input::Computed { job, result }));
@@ -347,10 +349,65 @@ impl World {
             }
             Task::Evaluate { .. } => return TaskResult::Evaluated { loss: 1.0, tokens: 10 },
             Task::Sum(task) => panic!("{task:?} in a session without secure sums"),
+            Task::Shard(task) => panic!("{task:?} in a session without shards"),
         };
         let id = BlobId::of(&blob);
         node.blobs.insert(id);
         result(id, blob.len() as u64)
+    }
+
+    fn compute_in_shards(&mut self, peer: PeerId, task: Task) -> TaskResult {
+        let shards = self.terms.shards().unwrap();
+        let lie = self.nodes[&peer].lies_about_state;
+        let mut put = |bytes: Vec<u8>| {
+            let part = Part {
+                blob: BlobId::of(&bytes),
+                bytes: bytes.len() as u64,
+            };
+            self.nodes.get_mut(&peer).unwrap().blobs.insert(part.blob);
+            part
+        };
+        let mut combine = |shard: u32, parts: &[UpdateRef], lie: bool| ShardAggregate {
+            part: put(format!("shard {shard} of {parts:?}{}", if lie { " and a lie" } else { "" }).into_bytes()),
+            verdicts: parts.iter().map(|_| (1.0, Outcome::Used)).collect(),
+        };
+        TaskResult::Shard(match task {
+            Task::Train { round, .. } => ShardDone::Trained {
+                parts: (0..shards)
+                    .map(|shard| put(format!("part {shard} of update {round} of {peer}").into_bytes()))
+                    .collect(),
+                report: TrainReport {
+                    tokens: 10,
+                    heldout_loss: f32::NAN,
+                    ..TrainReport::default()
+                },
+            },
+            Task::Shard(task) => match *task {
+                ShardTask::Combine { shard, parts, .. } => ShardDone::Combined(combine(shard, &parts, lie)),
+                ShardTask::Settle { base, peers, shards } => {
+                    let sources = (0u32..).zip(shards);
+                    let shards: Vec<ShardAggregate> = sources
+                        .map(|(shard, source)| match source {
+                            ShardSource::Signed(combined) => combined,
+                            ShardSource::Parts(parts) => combine(shard, &parts, false),
+                        })
+                        .collect();
+                    let verdict = |peer| MemberVerdict {
+                        peer,
+                        weight: 1.0,
+                        outcome: Outcome::Used,
+                    };
+                    let state = put(format!("state of {base} and {shards:?}").into_bytes());
+                    ShardDone::Settled {
+                        state: state.blob,
+                        bytes: state.bytes,
+                        verdicts: peers.into_iter().map(verdict).collect(),
+                        shards,
+                    }
+                }
+            },
+            other => return self.compute(peer, other),
+        })
     }
 
     /// No two nodes settled different things for a round.
