@@ -16,6 +16,9 @@ use synod_protocol::task::{
 use crate::member_state::{Before, MemberState, MemberStateConfig, MemberStateError, Ready, ReleaseError};
 use crate::secure_sum::{self, Draw, Held, SumBench};
 use crate::trainer::{Continue, Evaluation, LocalRound, Progress, TrainError, Trainer};
+use shards::ShardBench;
+
+mod shards;
 
 /// Reads a blob of the store by its id; the sentence of a failure is for the operator.
 pub type ReadBlob<'a> = dyn FnMut(&BlobId) -> Result<Vec<u8>, String> + 'a;
@@ -50,6 +53,8 @@ pub struct Worker {
     sums: Option<SumBench>,
     /// The session's local steps, where members take theirs by their speed: updates are brought to this number.
     nominal_steps: Option<u32>,
+    /// The ranges of the vector, in a session that has shards.
+    shards: Option<ShardBench>,
 }
 
 impl Worker {
@@ -64,6 +69,7 @@ impl Worker {
             mixing: None,
             sums: None,
             nominal_steps: None,
+            shards: None,
         }
     }
 
@@ -139,6 +145,7 @@ impl Worker {
             Task::Evaluate { state, .. } => self.evaluate(state, read),
             Task::Mix { own, neighbours, .. } => self.mix(own.as_ref(), neighbours, read),
             Task::Sum(task) => self.sum(task, read),
+            Task::Shard(task) => self.shard(task, read),
         }
     }
 
@@ -210,6 +217,9 @@ impl Worker {
         }
         let mut payload = Vec::new();
         let carried = self.own.encode(ready, self.combiner.encoder(), &update, &mut payload);
+        if self.shards.is_some() {
+            return Ok(self.in_parts(round, payload, report, carried));
+        }
         let id = BlobId::of(&payload);
         let result = TaskResult::Trained {
             payload: id,
@@ -378,7 +388,7 @@ impl Worker {
         let state = self.take_state(base, read)?;
         let payloads = updates
             .iter()
-            .map(|update| fetch(&update.payload, "update", read))
+            .map(|update| self.payload(update, read))
             .collect::<Result<Vec<_>, _>>();
         let combined = payloads.map(|payloads| {
             let weighted: Vec<(&[u8], f32)> = payloads
