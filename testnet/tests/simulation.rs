@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use synod_protocol::session::Topology;
 use synod_testnet::cli::run_checked;
 use synod_testnet::simulation::{Overrides, Report, Scenario, Verdict, run};
 
@@ -80,6 +81,22 @@ fn a_scenario_scales_to_more_peers_and_other_rounds() {
     let report = run(&scenario("thousand_peers", overrides), false);
     check(&report);
     assert_eq!((report.peers, report.settled), (100, 4));
+}
+
+#[test]
+fn shards_settle_the_states_that_a_federated_session_settles() {
+    for number in 1..=3 {
+        let in_shards = scenario("federated_shards", seed(number));
+        let mut whole = in_shards.clone();
+        whole.terms.topology = Topology::Federated;
+        let last = |scenario: &Scenario| {
+            let report = run(scenario, false);
+            check(&report);
+            (report.settled, report.state_last)
+        };
+        let settled = last(&in_shards);
+        assert!(settled.0 == 12 && settled == last(&whole), "seed {number}: {settled:?}");
+    }
 }
 
 #[test]

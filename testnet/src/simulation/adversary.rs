@@ -8,6 +8,7 @@ use synod_protocol::contract::Output;
 use synod_protocol::identity::{BlobId, BodyId, Identity, PeerId, SessionId};
 use synod_protocol::message::{Absence, Ballot, BallotWord, Message, Proposal, UpdateClaim, Vote};
 use synod_protocol::reject::Reject;
+use synod_protocol::shard::{ShardDone, ShardStatement, manifest};
 use synod_protocol::signed::{Signed, Verified};
 use synod_protocol::sum::{SumStatement, SumTask, SumWord};
 use synod_protocol::task::{Task, TaskResult};
@@ -100,6 +101,10 @@ pub enum Misdeed {
     PoisonSum(u32),
     /// In a secure sum, says a weight under its mask that nobody can have.
     BreakSum,
+    /// With shards, signs a wrong aggregate of each shard that falls to it, and serves it.
+    LieInShard,
+    /// With shards, combines and tells nothing.
+    CombineNothing,
     /// As coordinator of a secure sum, asks each member for one secret of a survivor, and then for its other one.
     AskForBoth,
 }
@@ -196,16 +201,25 @@ impl Adversary {
                 (*payload, *bytes) = (BlobId::of(&bent), bent.len() as u64);
                 done.blobs = vec![(*payload, bent)];
             }
-            (Task::Aggregate { .. }, TaskResult::Aggregated { state, .. }) if self.misdeed == Misdeed::Lie => {
-                let Some((id, bytes)) = done.blobs.iter_mut().find(|(id, _)| *id == *state) else {
-                    return;
-                };
-                // One bit of the last value: still a state, only not the right one.
-                if let Some(byte) = bytes.iter_mut().rev().nth(3) {
-                    *byte ^= 1;
+            (_, TaskResult::Aggregated { state, .. } | TaskResult::Shard(ShardDone::Settled { state, .. }))
+                if self.misdeed == Misdeed::Lie =>
+            {
+                *state = lie(*state, &mut done.blobs);
+            }
+            (_, TaskResult::Shard(ShardDone::Combined(combined))) if self.misdeed == Misdeed::LieInShard => {
+                combined.part.blob = lie(combined.part.blob, &mut done.blobs);
+            }
+            (_, TaskResult::Shard(ShardDone::Trained { parts, .. })) => {
+                for part in parts.iter_mut() {
+                    let Some((id, bytes)) = done.blobs.iter_mut().find(|(id, _)| *id == part.blob) else {
+                        return;
+                    };
+                    *bytes = self.bend_payload(bytes);
+                    *id = BlobId::of(bytes);
+                    (part.blob, part.bytes) = (*id, bytes.len() as u64);
                 }
-                *id = BlobId::of(bytes);
-                *state = *id;
+                let list = manifest(parts);
+                done.blobs.push((BlobId::of(&list), list));
             }
             _ => {}
         }
@@ -315,6 +329,8 @@ impl Adversary {
                 bent.outputs.push(output);
             }
             (Misdeed::Abstain, Message::Vote(_) | Message::Ballot(_)) => {}
+            (Misdeed::CombineNothing, Message::Shard(statement))
+                if matches!(**statement, ShardStatement::Result(_)) => {}
             (Misdeed::Collude, Message::Proposal(proposal)) => {
                 self.propose_twice(output, signed, proposal, others, bent);
             }
@@ -576,6 +592,18 @@ impl Adversary {
     fn sign(&self, message: &Message) -> Signed<Message> {
         Signed::new(&self.identity, self.session, message)
     }
+}
+
+/// Changes one bit of the last value of a blob: still of its kind, only not the right one. Answers its new id.
+fn lie(honest: BlobId, blobs: &mut [(BlobId, Vec<u8>)]) -> BlobId {
+    let Some((id, bytes)) = blobs.iter_mut().find(|(id, _)| *id == honest) else {
+        return honest;
+    };
+    if let Some(byte) = bytes.iter_mut().rev().nth(3) {
+        *byte ^= 1;
+    }
+    *id = BlobId::of(bytes);
+    *id
 }
 
 /// The update with all bits of its body set: no number in any encoding of floats, and no canonical form in any other.

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use synod_protocol::identity::{BlobId, BodyId, PeerId, SessionId, SignatureBytes};
 use synod_protocol::journal::{BallotInput, JournalEntry};
-use synod_protocol::message::{Ballot, BallotWord, Message, Settlement, Term, Vote};
+use synod_protocol::message::{Ballot, BallotWord, Message, Settlement, Term, UpdateClaim, Vote};
+use synod_protocol::shard::ShardStatement;
 use synod_protocol::signed::{Signed, Verified};
 use synod_protocol::sum::SumWord;
 use synod_protocol::task::{JobId, Round};
@@ -223,13 +224,11 @@ impl Checkers {
             Message::Vote(_) | Message::Ballot(_) if self.by_quorum && !founding => {
                 self.balloted(at_ms, peer, message.value());
             }
-            Message::Update(claim) => {
-                let place = (peer, claim.round, 0);
-                let signature = message.signed().signature();
-                if *self.updates.entry(place).or_insert(signature) != signature {
-                    self.contradiction(at_ms, place, "announced two different updates");
-                }
-                self.durable_first(at_ms, 0, place, "update");
+            Message::Update(UpdateClaim { round, .. }) => {
+                self.announced(at_ms, (peer, *round, 0), message);
+            }
+            Message::Shard(statement) if matches!(**statement, ShardStatement::Update { .. }) => {
+                self.announced(at_ms, (peer, statement.round(), 0), message);
             }
             Message::Sum(statement) => {
                 let place = (peer, statement.round, statement.term);
@@ -297,6 +296,15 @@ impl Checkers {
             }
             _ => {}
         }
+    }
+
+    /// An update in the clear, of which there is one a round.
+    fn announced(&mut self, at_ms: u64, place: Place, message: &Verified<Message>) {
+        let signature = message.signed().signature();
+        if *self.updates.entry(place).or_insert(signature) != signature {
+            self.contradiction(at_ms, place, "announced two different updates");
+        }
+        self.durable_first(at_ms, 0, place, "update");
     }
 
     /// A machine named a job.

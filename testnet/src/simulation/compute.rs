@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use synod_aggregation::Combiner;
+use synod_aggregation::{Combiner, Encoder, RangeEncoder};
 use synod_protocol::identity::PeerId;
 use synod_protocol::sum::SumTask;
 use synod_protocol::task::{JobId, Task, TaskFailure, TaskResult};
@@ -40,7 +40,12 @@ pub fn worker(scenario: &Scenario, member: PeerId) -> Worker {
         unreachable!("scenarios only have synthetic objectives")
     };
     let trainer = SyntheticTrainer::new(objective, &training, member.0);
-    let combiner = Combiner::composed(scenario.composition(), scenario.encoding.build(), scenario.outer);
+    let ranges = scenario.ranges().expect("scenarios are checked when they are read");
+    let encoder: Box<dyn Encoder> = match ranges {
+        Some(ranges) => Box::new(RangeEncoder::new(ranges, scenario.encoding.build())),
+        None => scenario.encoding.build(),
+    };
+    let combiner = Combiner::composed(scenario.composition(), encoder, scenario.outer);
     // A run can be repeated: the secrets of its sums come from the seed, which no node would do.
     let (seed, mut drawn) = (
         blake3::hash(&[&scenario.seed.to_le_bytes()[..], &member.0].concat()),
@@ -56,9 +61,10 @@ pub fn worker(scenario: &Scenario, member: PeerId) -> Worker {
         .by_speed(training.step_terms())
         .of_member(member, &scenario.privacy)
         .drawing(Box::new(draw));
-    match scenario.is_mixing() {
-        true => worker.mixing(scenario.mixing.clone()),
-        false => worker,
+    match (scenario.is_mixing(), ranges) {
+        (true, _) => worker.mixing(scenario.mixing.clone()),
+        (false, Some(ranges)) => worker.sharded(ranges, scenario.encoding.build()),
+        (false, None) => worker,
     }
 }
 
@@ -157,7 +163,9 @@ impl Bench {
                 let steps = steps.unwrap_or(self.local_steps);
                 self.config.train_ms * u64::from(steps) / u64::from(self.local_steps)
             }
-            Some((_, Task::Aggregate { .. } | Task::Mix { .. } | Task::Sum(_))) => self.config.aggregate_ms,
+            Some((_, Task::Aggregate { .. } | Task::Mix { .. } | Task::Sum(_) | Task::Shard(_))) => {
+                self.config.aggregate_ms
+            }
             _ => self.config.other_ms,
         };
         let slow = if now_ms < self.slow.1 { self.slow.0 } else { 1.0 };

@@ -216,6 +216,7 @@ impl World<'_> {
             violations: Vec::new(),
             loss_first: self.loss_first,
             loss_last,
+            state_last: last.map(|(_, state)| state.to_string()),
             control_bytes: totals.control_bytes,
             bulk_bytes: totals.bulk_bytes,
             bytes: totals.control_bytes + totals.bulk_bytes,

@@ -94,6 +94,8 @@ pub struct Report {
     pub loss_first: Option<f32>,
     /// Loss of the last settled state.
     pub loss_last: Option<f32>,
+    /// Content id of the last settled state.
+    pub state_last: Option<String>,
     /// Bytes of messages.
     pub control_bytes: u64,
     /// Bytes of blobs.
@@ -134,6 +136,7 @@ impl Report {
             violations: vec!["panic: the run did not end; its message is on standard error".to_owned()],
             loss_first: None,
             loss_last: None,
+            state_last: None,
             control_bytes: 0,
             bulk_bytes: 0,
             bytes: 0,

@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use synod_aggregation::privacy::PrivacyConfig;
-use synod_aggregation::{Composition, EncodingConfig, MixingConfig, OuterConfig, PreAggregationConfig, RuleConfig};
+use synod_aggregation::shards::check_composition;
+use synod_aggregation::{
+    Composition, EncodingConfig, MixingConfig, OuterConfig, PreAggregationConfig, Ranges, RuleConfig, ShardsError,
+};
 use synod_protocol::session::{Terms, Topology};
 use synod_training::MemberStateConfig;
 use synod_training::config::{ModelConfig, StepsBySpeed, SyntheticConfig, TrainingConfig};
@@ -258,6 +261,15 @@ impl Scenario {
         }
     }
 
+    /// How the vector is cut, where it is in shards.
+    pub fn ranges(&self) -> Result<Option<Ranges>, ShardsError> {
+        let dimension = self.objective.dimension as usize;
+        let shards = self.terms.shards().map(|shards| shards as usize);
+        shards
+            .map(|shards| Ranges::new(dimension, shards, &self.encoding))
+            .transpose()
+    }
+
     /// The training config that the session's workers share.
     pub fn training(&self) -> TrainingConfig {
         TrainingConfig {
@@ -336,6 +348,10 @@ impl Scenario {
         self.training()
             .check()
             .map_err(|reason| ("objective", reason.to_string()))?;
+        self.ranges().map_err(|reason| ("terms.topology", reason.to_string()))?;
+        if self.terms.shards().is_some() {
+            check_composition(&self.composition()).map_err(|reason| ("rule", reason.to_string()))?;
+        }
         if let Topology::Decentralized(terms) = &self.terms.topology
             && self.is_mixing()
         {
