@@ -3,9 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 use synod_aggregation::privacy::{LocalDp, PrivacyConfig, SecureSumConfig, Unit};
+use synod_aggregation::shards::check_composition;
 use synod_aggregation::{
-    Combiner, Composition, EncodingConfig, Feedback, MixingConfig, OuterConfig, PreAggregationConfig, RuleConfig,
-    compatibility,
+    Combiner, Composition, EncodingConfig, Feedback, MixingConfig, OuterConfig, PreAggregationConfig, RangeEncoder,
+    Ranges, RuleConfig, ShardsError, compatibility,
 };
 use synod_protocol::identity::{PeerId, SessionId};
 use synod_protocol::limits;
@@ -209,6 +210,7 @@ impl SessionConfig {
         self.training.check().map_err(of_training)?;
         self.check_aggregation()?;
         self.check_mixing()?;
+        self.check_shards()?;
         self.check_sizes()
     }
 
@@ -307,6 +309,49 @@ impl SessionConfig {
                 format!("{error} (graph {graph} among {members} members: {neighbours} neighbours at the least)");
             refuse("aggregation.mixing", mixing.name(), reason)
         })
+    }
+
+    /// Whether what a session with shards does can be done range by range.
+    fn check_shards(&self) -> Result<(), SessionConfigError> {
+        if self.protocol.shards().is_none() {
+            return Ok(());
+        }
+        let (composition, privacy) = (self.aggregation.composition(), &self.aggregation.privacy);
+        check_composition(&composition).map_err(|error| refuse("aggregation.rule", composition.name(), error))?;
+        if matches!(privacy, PrivacyConfig::SecureSum(_)) {
+            let reason = "masked updates are summed whole: take the federated topology, or local_dp";
+            return Err(refuse("aggregation.privacy", privacy.name(), reason));
+        }
+        let cut = self.cut().transpose();
+        cut.map_err(|error| refuse("protocol.topology", "sharded", error))?;
+        Ok(())
+    }
+
+    /// How the vector is cut, where it is to be in shards.
+    fn cut(&self) -> Option<Result<Ranges, ShardsError>> {
+        let (parameters, encoding) = (self.training.parameter_count(), &self.aggregation.encoding);
+        let shards = self.protocol.shards()?;
+        Some(Ranges::new(parameters, shards as usize, encoding))
+    }
+
+    /// How the vector of this session is cut, where it is in shards.
+    ///
+    /// # Panics
+    /// Never for a configuration that [`check`](Self::check) has passed.
+    pub fn ranges(&self) -> Option<Ranges> {
+        self.cut().map(|cut| cut.expect("checked when the session was created"))
+    }
+
+    /// What combines updates of this session, for a model of this layout.
+    pub fn combiner(&self, layout: &Layout) -> Combiner {
+        let AggregationConfig { encoding, outer, .. } = &self.aggregation;
+        match self.ranges() {
+            None => self.aggregation.combiner(layout),
+            Some(ranges) => {
+                let encoder = RangeEncoder::new(ranges, encoding.build());
+                Combiner::composed(self.aggregation.composition(), Box::new(encoder), *outer)
+            }
+        }
     }
 
     /// The fewest neighbours that a member of this session may have, and among how many members.
@@ -424,11 +469,8 @@ impl SessionConfig {
 
     fn check_sizes(&self) -> Result<(), SessionConfigError> {
         let parameters = self.training.parameter_count();
-        let encoder = self
-            .aggregation
-            .encoding
-            .build_for(&self.training.layout().tensor_shapes());
-        let payload = encoder.encoded_len(parameters) as u64;
+        let combiner = self.combiner(&self.training.layout());
+        let payload = combiner.encoder().encoded_len(parameters) as u64;
         if payload > self.protocol.max_payload_bytes {
             let reason = format!("an update of {parameters} parameters has {payload} bytes: allow at least these");
             return Err(refuse(

@@ -144,7 +144,7 @@ impl Trust {
     pub fn apply(self, file: &mut SessionFile) -> Result<Vec<String>, AdviceError> {
         let mut reasons = Vec::new();
         let by_quorum = file.protocol.is_by_quorum();
-        let trusted = self.server && !by_quorum;
+        let trusted = self.server && !by_quorum && file.protocol.shards().is_none();
         file.protocol.verification = match trusted {
             true => Verification::Digest,
             false => Verification::Recompute,
@@ -181,6 +181,7 @@ impl Trust {
             });
             return Ok(());
         }
+        let robust = robust_rule(file, Self::faults(file.protocol.min_members));
         let aggregation = &mut file.aggregation;
         if self.members {
             let AggregationConfig { pre, rule, .. } = AggregationConfig::default();
@@ -194,10 +195,10 @@ impl Trust {
             return Err(AdviceError::TooFewMembers { members });
         }
         let f = Self::faults(members);
-        let Composition { pre, rule } = Composition::robust(f);
-        (aggregation.pre, aggregation.rule) = (pre, rule);
+        let name = robust.name();
+        (aggregation.pre, aggregation.rule) = (robust.pre, robust.rule);
         reasons.push(format!(
-            "aggregation: arc → nnm → trimmed_mean with f = {f} of {members}: no {f} of them can drag the model away"
+            "aggregation: {name} with f = {f} of {members}: no {f} of them can drag the model away"
         ));
         if f as u32 * 4 >= members {
             reasons.push(format!(
@@ -324,11 +325,19 @@ pub(crate) fn fill_rule(file: &mut SessionFile, said: Said) {
         },
         _ => Trust::faults(members),
     };
-    let Composition { pre, rule } = Composition::robust(faults);
+    let Composition { pre, rule } = robust_rule(file, faults);
     (file.aggregation.pre, file.aggregation.rule) = (pre, rule);
     if !said.worker && !said.outer && file.aggregation.privacy == PrivacyConfig::None {
         file.aggregation.worker.momentum = WORKER_MOMENTUM;
         file.aggregation.outer = OuterConfig::AVERAGING;
+    }
+}
+
+/// What is advised against so many faulty members; where the vector is in shards, the best of what needs no whole updates.
+fn robust_rule(file: &SessionFile, faults: usize) -> Composition {
+    match file.protocol.shards() {
+        Some(_) => Composition::of(RuleConfig::TrimmedMean { f: faults }),
+        None => Composition::robust(faults),
     }
 }
 

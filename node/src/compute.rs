@@ -75,11 +75,12 @@ impl WorkerPlan {
             None => trainer,
         };
         let aggregation = &self.config.aggregation;
-        let combiner = aggregation.combiner(trainer.layout());
+        let combiner = self.config.combiner(trainer.layout());
         let worker = Worker::new(trainer, combiner).carrying(aggregation.worker, &aggregation.privacy);
-        let worker = match self.config.protocol.is_mixing() {
-            true => worker.mixing(aggregation.mixing.clone()),
-            false => worker,
+        let worker = match (self.config.protocol.is_mixing(), self.config.ranges()) {
+            (true, _) => worker.mixing(aggregation.mixing.clone()),
+            (false, Some(ranges)) => worker.sharded(ranges, aggregation.encoding.build()),
+            (false, None) => worker,
         };
         let worker = worker.by_speed(training.step_terms());
         Ok((worker.of_member(self.member, &aggregation.privacy), data))

@@ -291,13 +291,17 @@ impl Effects {
         block_in_place(|| member_states::put(self.store.as_ref(), &runtime.id(), state))
     }
 
-    /// Links the blob that a worker's result names.
+    /// Links the blobs that a worker's result names.
     pub fn link_result(&self, runtime: &SessionRuntime, result: &TaskResult) -> Result<(), StoreError> {
         match result {
             TaskResult::Initialised { state, bytes }
             | TaskResult::Aggregated { state, bytes, .. }
             | TaskResult::Mixed { state, bytes, .. } => self.link(runtime, *state, *bytes),
             TaskResult::Trained { payload, bytes, .. } => self.link(runtime, *payload, *bytes),
+            TaskResult::Shard(done) => {
+                let mut blobs = done.blobs().into_iter();
+                blobs.try_for_each(|part| self.link(runtime, part.blob, part.bytes))
+            }
             TaskResult::Evaluated { .. } | TaskResult::Sum(_) => Ok(()),
         }
     }

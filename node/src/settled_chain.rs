@@ -132,6 +132,9 @@ impl SettledChain {
         if matches!(self.config.aggregation.privacy, PrivacyConfig::SecureSum(_)) {
             return not("the masks of secure sums are lifted in the round alone");
         }
+        if self.config.protocol.shards().is_some() {
+            return not("each member holds its own shards of the updates alone");
+        }
         let Some(blobs) = blobs else {
             return not("a file holds no updates");
         };
