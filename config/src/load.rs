@@ -322,7 +322,7 @@ fn typed(text: &str, like: &toml::Value) -> Result<toml::Value, String> {
 
 #[cfg(test)]
 mod tests {
-    use synod_aggregation::{Composition, MixingConfig, OuterConfig};
+    use synod_aggregation::{Composition, MixingConfig, OuterConfig, RuleConfig};
 
     use super::*;
     use crate::session_config::AggregationConfig;
@@ -434,6 +434,11 @@ mod tests {
         assert_eq!((four.worker.momentum, four.outer), (0.9, OuterConfig::AVERAGING));
         let nine = aggregation("[protocol]\nmin_members = 9\n[aggregation]\nencoding = 'f32'");
         assert_eq!(nine.composition(), Composition::robust(2));
+        let in_shards = aggregation("[protocol]\nmin_members = 4\n[protocol.topology.sharded]\nshards = 4");
+        assert_eq!(
+            in_shards.composition(),
+            Composition::of(RuleConfig::TrimmedMean { f: 1 })
+        );
         // Two cannot outvote each other, and what the file says stands.
         let two = aggregation("[protocol]\nmin_members = 2");
         assert_eq!(two, AggregationConfig::default());

@@ -631,6 +631,23 @@ mod tests {
     }
 
     #[test]
+    fn shards_go_with_what_can_be_cut() {
+        let of = |dimension: u32, more: &str| {
+            found(&format!(
+                "name = 'a'\nprotocol.min_members = 4\nprotocol.topology.sharded.shards = 4\ntraining.model.synthetic.dimension = {dimension}\n[aggregation]\n{more}"
+            ))
+        };
+        let config = of(20_000, "rule = 'median'").unwrap();
+        assert_eq!(config.ranges().map(|ranges| ranges.count()), Some(4));
+        assert_eq!(SessionConfig::from_bytes(&config.to_bytes()), Ok(config));
+        let refused = |dimension, more| of(dimension, more).unwrap_err().to_string();
+        assert!(refused(20_000, "rule = 'rfa'").contains("whole updates"));
+        assert!(refused(20_000, "encoding.random_seeds.pairs = 8").contains("cannot be cut"));
+        assert!(refused(20_000, "privacy.secure_sum.range = 1.0").contains("summed whole"));
+        assert!(refused(64, "rule = 'mean'").contains("at most 1"));
+    }
+
+    #[test]
     fn the_id_depends_on_every_part() {
         let config = found("name = 'a'").unwrap();
         let later = SessionConfig {

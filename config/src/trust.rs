@@ -21,7 +21,7 @@ use std::str::FromStr;
 use synod_aggregation::privacy::accountant::Accountant;
 use synod_aggregation::privacy::ledger::Sampling;
 use synod_aggregation::privacy::{CentralDp, LocalDp, PrivacyConfig, SecureSumConfig, Unit};
-use synod_aggregation::{Composition, EncodingConfig, MixingConfig, OuterConfig};
+use synod_aggregation::{Composition, EncodingConfig, MixingConfig, OuterConfig, RuleConfig};
 use synod_protocol::session::Verification;
 use synod_training::MemberStateConfig;
 

@@ -308,6 +308,7 @@ impl Machine {
         if self.is_coordinator() {
             self.on_part_selected(shard, peer, result);
         }
+        let round = self.round();
         let Some(duty) = &mut self.work.duty else { return };
         let Some(combining) = duty.shards.get_mut(&shard) else {
             return;
@@ -318,7 +319,7 @@ impl Machine {
         }
         let coordinator = duty.message.signer();
         let statement = ShardStatement::Missing {
-            round: self.chain.len() as u64,
+            round,
             term: duty.term,
             selection: duty.selection.id,
             shard,
