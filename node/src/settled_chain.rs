@@ -235,7 +235,9 @@ mod tests {
         combiner.encoder().encode(&vec![0.25; layout.len()], &mut payload);
         let combined = combiner.settle(&base, &[(&payload, 10.0)]).unwrap();
         let (before, state) = (base.to_bytes(), combined.state.to_bytes());
-        [&before, &payload, &state].map(|bytes| blobs.put(bytes).unwrap());
+        for bytes in [&before, &payload, &state] {
+            blobs.put(bytes).unwrap();
+        }
 
         let first = settled(&member, session, founding(member.peer_id(), &before));
         let update = UpdateRef {

@@ -14,7 +14,7 @@ use synod_protocol::invite::Admission;
 use synod_protocol::journal::{BallotInput, JournalEntry};
 use synod_protocol::limits;
 use synod_protocol::message::{
-    Absence, Ballot, BallotWord, Body, Heartbeat, Message, Phase, Proposal, Settlement, UpdateClaim,
+    Absence, Ballot, BallotWord, Basis, Body, Heartbeat, Message, Phase, Proposal, Settlement, UpdateClaim,
 };
 use synod_protocol::reject::Reject;
 use synod_protocol::session::{Agreement, Decentralized, Lifecycle, Member, Role, Roles, Roster, Terms, Topology};
@@ -620,7 +620,7 @@ fn whatever_may_be_proposed_fits_a_message_with_its_proof() {
         leaves: vec![leave; places],
         faults: vec![(claim.clone(), claim); places],
         justification: vec![prevote; places],
-        opening: None,
+        basis: Basis::Updates,
     };
     let bytes = sign(Message::Proposal(Box::new(proposal))).to_bytes().len();
     assert!(bytes > limits::MESSAGE_BYTES * 9 / 10, "the bound is near: {bytes}");
