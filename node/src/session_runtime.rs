@@ -5,8 +5,9 @@ use synod_config::SessionConfig;
 use synod_protocol::contract::{Input, Output, Time};
 use synod_protocol::event::Event;
 use synod_protocol::identity::{PeerId, SessionId};
-use synod_protocol::machine::{Machine, SessionInfo};
+use synod_protocol::machine::Machine;
 use synod_protocol::recording::{self, Told};
+use synod_protocol::session::SessionInfo;
 use synod_storage::store::SessionRecord;
 use synod_training::secure_sum::sum_terms;
 

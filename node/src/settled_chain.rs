@@ -252,6 +252,7 @@ mod tests {
             round: 1,
             previous: first.id(&session),
             state: BlobId::of(&state),
+            state_bytes: state.len() as u64,
             used: vec![UsedUpdate {
                 update,
                 report,

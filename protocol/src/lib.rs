@@ -5,6 +5,7 @@ pub mod contract;
 pub mod deadline;
 pub mod event;
 pub mod graph;
+mod heard;
 pub mod identity;
 pub mod invite;
 mod joining;

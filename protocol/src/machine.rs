@@ -7,43 +7,24 @@ use std::sync::Arc;
 
 use crate::contract::{Command, FetchFailure, Input, Output, Time};
 use crate::event::Event;
-use crate::identity::{BlobId, Identity, PeerId, SessionId};
+use crate::heard::Heard;
+use crate::identity::{BlobId, Identity, PeerId};
 use crate::invite::{Admission, BlockId};
 use crate::joining::Doorkeeper;
 use crate::journal::JournalEntry;
 use crate::limits;
 use crate::message::{Heartbeat, Message, Phase, Settlement, Term};
-use crate::pace::StepTerms;
 use crate::reject::{Evidence, Reject};
 use crate::reputation::Reputation;
 use crate::round::Round as RoundWork;
 use crate::round::ahead::Combined;
 use crate::round::summing::SumStep;
-use crate::session::{Lifecycle, Role, Roster, Terms};
+use crate::session::{Lifecycle, Role, Roster, SessionInfo};
 use crate::signed::{Signed, Verified};
-use crate::sum::{SumResult, SumTerms};
+use crate::sum::SumResult;
 use crate::task::{JobId, Round, Task, TaskFailure, TaskResult};
 use crate::topology::federated::Succession;
 use crate::topology::gossip::Gossip;
-
-/// What a machine has to know of its session.
-#[derive(Debug, Clone)]
-pub struct SessionInfo {
-    /// The session.
-    pub session: SessionId,
-    /// Its name.
-    pub name: String,
-    /// Who created it, and leads round 0.
-    pub creator: PeerId,
-    /// The protocol's terms.
-    pub terms: Terms,
-    /// That updates are summed securely; None: they are seen by all members.
-    pub sums: Option<SumTerms>,
-    /// That members take local steps by their speed; None: all take the session's number.
-    pub steps: Option<StepTerms>,
-    /// The whole configuration in canonical bytes, for those who join. The machine does not read it.
-    pub config: Arc<[u8]>,
-}
 
 /// What an outstanding job was for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,36 +59,6 @@ pub(crate) enum Job {
     Combine(u32),
     /// With shards, as the coordinator: bring in what two members made of one.
     Combined(u32),
-}
-
-/// When and how a member was last heard.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Heard {
-    /// When something fresh of it came.
-    pub at: Option<Time>,
-    /// Its last heartbeat.
-    pub beat: Option<Heartbeat>,
-    /// The highest count of each of its last runs: an old heartbeat is no sign of life.
-    pub counts: BTreeMap<u64, u64>,
-    /// What was last sent to it to catch up, and when.
-    pub served: Option<(Round, Time)>,
-}
-
-impl Heard {
-    /// Takes note of a heartbeat; false if it is an old one said again.
-    pub(crate) fn is_fresh(&mut self, beat: &Heartbeat, now: Time) -> bool {
-        let count = self.counts.entry(beat.boot).or_default();
-        if beat.count <= *count {
-            return false;
-        }
-        *count = beat.count;
-        while self.counts.len() > limits::BOOTS_KEPT {
-            self.counts.pop_first();
-        }
-        self.at = Some(now);
-        self.beat = Some(beat.clone());
-        true
-    }
 }
 
 /// The agreed state that the current round starts from.

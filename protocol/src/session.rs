@@ -4,13 +4,35 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::graph::{Graph, GraphConfig, GraphSeed, Weighting};
-use crate::identity::PeerId;
+use crate::identity::{PeerId, SessionId};
 use crate::limits;
+use crate::pace::StepTerms;
 use crate::shard;
+use crate::sum::SumTerms;
+
+/// What a machine has to know of its session.
+#[derive(Debug, Clone)]
+pub struct SessionInfo {
+    /// The session.
+    pub session: SessionId,
+    /// Its name.
+    pub name: String,
+    /// Who created it, and leads round 0.
+    pub creator: PeerId,
+    /// The protocol's terms.
+    pub terms: Terms,
+    /// That updates are summed securely; None: they are seen by all members.
+    pub sums: Option<SumTerms>,
+    /// That members take local steps by their speed; None: all take the session's number.
+    pub steps: Option<StepTerms>,
+    /// The whole configuration in canonical bytes, for those who join. The machine does not read it.
+    pub config: Arc<[u8]>,
+}
 
 /// What a member does in a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use synod_protocol::contract::Time;
 use synod_protocol::identity::{BlobId, Identity, PeerId};
 use synod_protocol::journal::JournalEntry;
-use synod_protocol::machine::{Machine, SessionInfo};
+use synod_protocol::machine::Machine;
 use synod_protocol::message::Proposal;
+use synod_protocol::session::SessionInfo;
 use synod_protocol::task::{JobId, Round};
 
 use super::adversary::Adversary;

@@ -122,13 +122,16 @@ impl World<'_> {
     }
 
     pub(super) fn agree_blindly(&mut self, peer: usize, task: &Task, result: &mut Result<TaskResult, TaskFailure>) {
-        let (Task::Aggregate { round, .. }, Some(proposal)) = (task, &self.peers[peer].proposal) else {
+        let Task::Aggregate { round, .. } = task else { return };
+        let heard = self.peers[peer].proposal.as_ref();
+        let Some(proposal) = heard.filter(|proposal| proposal.body.round == *round) else {
+            // What it found before it was told would be the truth.
+            if self.peers[peer].is_honest() {
+                *result = Err(TaskFailure::Unusable("it waits to be told".to_owned()));
+            }
             return;
         };
         let body = &proposal.body;
-        if body.round != *round {
-            return;
-        }
         let verdicts = body.used.iter().map(|used| used.verdict).collect();
         let (id, bytes) = (body.state, body.state_bytes);
         *result = Ok(TaskResult::Aggregated {

@@ -693,8 +693,8 @@ mod tests {
                     decoder.loss(&moved, &batch).unwrap().mean()
                 };
                 let slope = ((along(1.0) - along(-1.0)) / (2.0 * f64::from(step) * f64::from(norm))) as f32;
-                // The loss has seven digits: of a faint slope, fewer are left.
-                let tolerance = 0.02 + 3e-5 / norm;
+                // A loss of some nats is rounded to 5e-7, which is 6e-5 of slope over this step: of a faint one, little is left.
+                let tolerance = 0.02 + 1e-4 / norm;
                 assert!(
                     (slope / norm - 1.0).abs() < tolerance,
                     "{}: slope {slope}, norm {norm}",
