@@ -28,7 +28,7 @@ fn check(composition: Composition, encoding: EncodingConfig, shards: usize) {
         ..OuterConfig::default()
     };
     let whole = Combiner::composed(composition.clone(), encoding.build(), outer);
-    let ranges = Ranges::new(DIMENSION, shards, &encoding).unwrap();
+    let ranges = Ranges::new(DIMENSION, shards, &encoding).expect("they can be cut");
     let cut = Combiner::composed(
         composition,
         Box::new(RangeEncoder::new(ranges, encoding.build())),
@@ -46,8 +46,12 @@ fn check(composition: Composition, encoding: EncodingConfig, shards: usize) {
     };
     let payloads = |combiner: &Combiner| -> Vec<Vec<u8>> { (0..7).map(|seed| encode(combiner, seed)).collect() };
     let (of_whole, of_cut) = (payloads(&whole), payloads(&cut));
-    let expected = whole.settle(&base, &weigh(&of_whole)).unwrap().state.to_bytes();
-    assert!(cut.settle(&base, &weigh(&of_cut)).unwrap().state.to_bytes() == expected);
+    let expected = whole
+        .settle(&base, &weigh(&of_whole))
+        .expect("all decode")
+        .state
+        .to_bytes();
+    assert!(cut.settle(&base, &weigh(&of_cut)).expect("all decode").state.to_bytes() == expected);
 
     let each = encoding.build();
     let mut aggregate = Vec::new();
@@ -59,11 +63,13 @@ fn check(composition: Composition, encoding: EncodingConfig, shards: usize) {
             .map(|bytes| bytes[first..first + length].to_vec())
             .collect();
         first += length;
-        let combined = cut.combine_range(&base, range, each.as_ref(), &weigh(&parts)).unwrap();
+        let combined = cut
+            .combine_range(&base, range, each.as_ref(), &weigh(&parts))
+            .expect("all decode");
         aggregate.extend(combined.0);
     }
     assert!(
-        cut.step(&base, aggregate).unwrap().to_bytes() == expected,
+        cut.step(&base, aggregate).expect("it is finite").to_bytes() == expected,
         "{encoding:?}, {shards} shards"
     );
 }

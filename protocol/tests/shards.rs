@@ -50,7 +50,7 @@ fn proposed(world: &World, proposer: PeerId, of: u64) -> (Signed<Message>, Propo
         _ => None,
     });
     let signed = found.expect("the round was proposed");
-    let verified = signed.verify().unwrap();
+    let verified = signed.verify().expect("signed here");
     let Message::Proposal(proposal) = verified.value() else {
         panic!("a {} in the place of a proposal", verified.value().kind())
     };
@@ -205,7 +205,7 @@ fn shown(bend: impl FnOnce(&World, &mut Proposal, &mut Vec<Signed<Message>>)) ->
         &Message::Proposal(Box::new(proposal)),
     );
     let input = Input::Message {
-        message: message.verify().unwrap(),
+        message: message.verify().expect("signed here"),
         carrier: Some(creator),
     };
     world.give(voter, input);

@@ -463,7 +463,6 @@ mod tests {
             inputs,
             classes,
             l2: 0.01,
-            ..NetworkConfig::default()
         };
         config.check().unwrap();
         Network::new(&config)

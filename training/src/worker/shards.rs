@@ -132,7 +132,7 @@ impl Worker {
         shard: u32,
         parts: &[UpdateRef],
         read: &mut ReadBlob<'_>,
-    ) -> Result<(Vec<f32>, Vec<(f32, Outcome)>), TaskFailure> {
+    ) -> Result<(Vec<f32>, Vec<Judged>), TaskFailure> {
         let bench = self.shards.as_ref().expect("looked at by `shard`");
         let payloads = parts.iter().map(|part| fetch(&part.payload, "part of an update", read));
         let payloads = payloads.collect::<Result<Vec<_>, _>>()?;
@@ -197,6 +197,9 @@ impl Worker {
         peers.iter().enumerate().map(of_peer).collect()
     }
 }
+
+/// The weight of an update in a range, and what the rule says of it.
+type Judged = (f32, Outcome);
 
 /// A result, its blobs, and the state that the next task starts from.
 type Outcomes = Result<(ShardDone, Vec<(BlobId, Vec<u8>)>, Option<(BlobId, OuterState)>), TaskFailure>;
