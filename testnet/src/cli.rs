@@ -139,6 +139,9 @@ struct ExchangeArgs {
     /// Rounds that are counted
     #[arg(long, default_value_t = 10)]
     rounds: u64,
+    /// Shards that the vector is combined in, each by two nodes
+    #[arg(long)]
+    shards: Option<u32>,
 }
 
 impl ExchangeArgs {
@@ -153,6 +156,7 @@ impl ExchangeArgs {
             parameters: self.parameters,
             encoding: self.encoding,
             rounds: self.rounds,
+            shards: self.shards,
         };
         match exchange.run() {
             Ok(exchanged) => {

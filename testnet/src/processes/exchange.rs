@@ -26,6 +26,8 @@ pub struct Exchange {
     pub encoding: String,
     /// Rounds that are counted.
     pub rounds: u64,
+    /// Shards that the vector is combined in; none: every node combines the whole.
+    pub shards: Option<u32>,
 }
 
 /// What came of it. Milliseconds are of wall time.
@@ -39,6 +41,8 @@ pub struct Exchanged {
     pub encoding: String,
     /// Rounds that were counted.
     pub rounds: u64,
+    /// Shards, if there were some.
+    pub shards: Option<u32>,
     /// From one settlement to the next, the step of the objective with it: median, least and greatest.
     pub round_ms: [u64; 3],
     /// Model and update bytes that the creator received and sent in a round: median.
@@ -56,6 +60,7 @@ impl Exchange {
             heartbeat_ms = 500
             lost_after_ms = 10000
             deadline = {{ floor_ms = 0, cap_ms = 120000, k = 6 }}
+            {topology}
             [training]
             local_steps = 1
             [training.model.synthetic]
@@ -68,6 +73,9 @@ impl Exchange {
             ",
             rounds = self.rounds + WARM_UP,
             nodes = self.nodes,
+            topology = self.shards.map_or_else(String::new, |shards| format!(
+                "topology = {{ sharded = {{ shards = {shards} }} }}"
+            )),
             parameters = self.parameters,
             encoding = self.encoding,
         )
@@ -94,6 +102,7 @@ impl Exchange {
             parameters: self.parameters,
             encoding: self.encoding.clone(),
             rounds: counted.len() as u64,
+            shards: self.shards,
             round_ms: [median(&walls), ends[0], ends[1]],
             bulk_bytes: median(&sorted(|row| row.bulk_bytes.received + row.bulk_bytes.sent)),
         })
