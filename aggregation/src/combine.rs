@@ -62,7 +62,7 @@ pub enum CombineError {
         "value {index} of the new state is NaN or infinite; keep the old state and use a robust rule or a smaller outer learning rate"
     )]
     NotFinite {
-        /// Its place, counted over parameters and then momentum.
+        /// Its place, counted over the vectors that the state has.
         index: usize,
     },
 }
@@ -87,7 +87,7 @@ impl Combiner {
     /// senders. A payload that does not decode is left out, the same way everywhere; the rule runs on the others.
     ///
     /// # Panics
-    /// When `base` holds not one momentum a parameter.
+    /// When `base` holds momentum, and not one a parameter.
     pub fn settle(&self, base: &OuterState, payloads: &[(&[u8], f32)]) -> Result<Combined, CombineError> {
         self.settle_with(base, payloads, None)
     }

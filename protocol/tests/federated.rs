@@ -95,17 +95,7 @@ fn a_lost_trainer_is_left_out_and_comes_back() {
 #[test]
 fn the_next_in_line_takes_over_a_lost_coordinator_and_the_round_goes_on() {
     for wait in 0..12 {
-        let mut world = World::new(4, terms(1_000, 3));
-        world.run_until(|world| world.round(world.peer(1)) == 3);
-        (0..wait).for_each(|_| world.step());
-        let creator = world.creator;
-        world.kill(creator);
-        let round = world.round(world.peer(1));
-        world.run_until(|world| (1..4).all(|i| world.round(world.peer(i)) >= round + 3));
-        world.start(creator);
-        let round = world.round(world.peer(1));
-        world.run_until(|world| (0..4).all(|i| world.round(world.peer(i)) >= round + 3));
-        world.assert_agreement();
+        World::new(4, terms(1_000, 3)).loses_its_creator(wait);
     }
 }
 

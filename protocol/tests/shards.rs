@@ -107,17 +107,7 @@ fn a_lost_aggregator_costs_a_wait_and_no_round() {
 #[test]
 fn a_lost_coordinator_is_replaced_whatever_it_had_selected() {
     for wait in 0..16 {
-        let mut world = World::new(4, sharded(1_000, 3, 2));
-        world.run_until(|world| world.round(world.peer(1)) == 3);
-        (0..wait).for_each(|_| world.step());
-        let creator = world.creator;
-        world.kill(creator);
-        let round = world.round(world.peer(1));
-        world.run_until(|world| (1..4).all(|i| world.round(world.peer(i)) >= round + 3));
-        world.start(creator);
-        let round = world.round(world.peer(1));
-        world.run_until(|world| (0..4).all(|i| world.round(world.peer(i)) >= round + 3));
-        world.assert_agreement();
+        World::new(4, sharded(1_000, 3, 2)).loses_its_creator(wait);
     }
 }
 

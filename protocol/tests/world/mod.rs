@@ -217,6 +217,20 @@ impl World {
         }
     }
 
+    /// In a world of four: the creator is killed so many milliseconds into round 3, the others go on, and it comes back to them.
+    pub fn loses_its_creator(mut self, wait_ms: u64) {
+        let creator = self.creator;
+        self.run_until(|world| world.round(world.peer(1)) == 3);
+        (0..wait_ms).for_each(|_| self.step());
+        self.kill(creator);
+        let round = self.round(self.peer(1));
+        self.run_until(|world| (1..4).all(|i| world.round(world.peer(i)) >= round + 3));
+        self.start(creator);
+        let round = self.round(self.peer(1));
+        self.run_until(|world| (0..4).all(|i| world.round(world.peer(i)) >= round + 3));
+        self.assert_agreement();
+    }
+
     pub fn step(&mut self) {
         self.now = self.now.after_ms(1);
         for (peer, input) in std::mem::take(&mut self.queue) {
