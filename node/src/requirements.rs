@@ -451,14 +451,14 @@ mod tests {
             Size::of(&small).memory(&small, 1_000),
         );
         assert!(many > few, "updates are combined in memory");
-        let mut fresh = small.clone();
-        fresh.training.optimizer_state = OptimizerState::Fresh;
-        let (carried, parameters) = (Size::of(&small).optimizer, Size::of(&small).parameters);
+        let mut carrying = small.clone();
+        carrying.training.optimizer_state = OptimizerState::Carry;
+        let (carried, parameters) = (Size::of(&carrying).optimizer, Size::of(&small).parameters);
         assert!(
             (8 * parameters..8 * parameters + 100).contains(&carried),
             "two moments a parameter"
         );
-        assert_eq!(few - Size::of(&fresh).memory(&fresh, 2), 3 * carried);
+        assert_eq!(Size::of(&carrying).memory(&carrying, 2) - few, 3 * carried);
         let retention = RetentionSection::default();
         let kept = |members| Size::of(&small).kept_on_disk(members, &retention);
         assert!(kept(8) > kept(4));

@@ -249,7 +249,7 @@ impl Trainer for LanguageTrainer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{DecoderConfig, ModelConfig, OptimizerConfig, StepsBySpeed};
+    use crate::config::{DecoderConfig, ModelConfig, OptimizerConfig, OptimizerState, StepsBySpeed};
     use crate::data::Windows;
     use crate::optimizers::AdamWConfig;
     use crate::schedules::{Constant, ScheduleConfig};
@@ -272,6 +272,7 @@ mod tests {
                 ..Constant::default()
             }),
             local_steps: 40,
+            optimizer_state: OptimizerState::Carry,
             batch_sequences: 8,
             optimizer: OptimizerConfig::AdamW(AdamWConfig {
                 learning_rate: 3e-3,

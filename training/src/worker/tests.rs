@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use synod_aggregation::{EncodingConfig, OuterConfig, RuleConfig};
 
 use super::*;
-use crate::config::{ModelConfig, StepsBySpeed, SyntheticConfig, TrainingConfig};
+use crate::config::{ModelConfig, OptimizerState, StepsBySpeed, SyntheticConfig, TrainingConfig};
 use crate::models::network::{NetworkConfig, NetworkKind};
 use crate::samples::{SampleTrainer, Samples};
 use crate::synthetic::SyntheticTrainer;
@@ -142,6 +142,7 @@ fn session_of_planes(restarts: bool, spoil: fn(&mut Vec<u8>)) -> (BlobId, Vec<St
     let config = TrainingConfig {
         model: ModelConfig::Network(network.clone()),
         local_steps: 5,
+        optimizer_state: OptimizerState::Carry,
         ..TrainingConfig::default()
     };
     let worker = |member: u8| {
